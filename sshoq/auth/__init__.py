@@ -1,0 +1,1 @@
+"""Who somebody is: keys, tokens, agents, known hosts and authorized keys."""

@@ -1,0 +1,1 @@
+"""A run of the client; read main.py from top to bottom."""

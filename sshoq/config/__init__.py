@@ -1,0 +1,1 @@
+"""Wishes: OpenSSH keywords, configuration files, flags and forwarding specifications; all pure."""

@@ -1,0 +1,1 @@
+"""The five kinds of process of the server, a file each, and what they share."""
