@@ -1,0 +1,338 @@
+"""Process: all of them. What the server's processes say to each other, and the socket they say it on.
+
+One SOCK_SEQPACKET socket joins each pair of processes that may talk; every packet is one declared message,
+with the descriptors that belong to it (SCM_RIGHTS). A packet that is too long, unknown, or not in the table
+of its socket is the other side's fault: PrivsepError, and the caller ends that conversation's processes.
+Nothing here decides anything; who may ask what, and when, stands in the process that answers.
+"""
+
+import os
+import socket
+from collections.abc import Sequence
+from typing import Annotated
+
+from sshoq.wire import Bool, Bytes, ListOf, Message, MessageSet, Text, Varint, WireError
+
+MAX_PACKET = 160 * 1024
+"""The longest message: a command line at the kernel's own limit (128 KiB) and its environment."""
+
+MAX_DESCRIPTORS = 4
+"""No message carries more: a program's three pipes are the most."""
+
+
+class PrivsepError(Exception):
+    """The process at the other end broke the rules, or is gone."""
+
+
+class PeerGone(PrivsepError):
+    """The other end was closed: its process has ended."""
+
+
+# --------------------------------------------------------------------------- network process and monitor
+
+
+class Welcome(Message):
+    """Monitor, first of all: what the network process needs to serve its connection."""
+
+    url_path: Text
+    certificates: Annotated[tuple[bytes, ...], ListOf(Bytes)]
+    """DER, leaf first. The key stays with the monitor; the algorithm is the leaf's."""
+    peer_address: Text
+    local_address: Text
+    peer_port: Varint
+    local_port: Varint
+    login_grace_time: Varint
+    """Seconds; 0: none. The monitor enforces it; the network process only gives up in time."""
+    client_alive_interval: Varint
+    client_alive_count_max: Varint
+    verbosity: Varint
+    """0 silent … 4 debug: what the network process may pass on as LogLine."""
+
+
+class SignHandshake(Message):
+    """Sign the content of a TLS 1.3 server CertificateVerify (RFC 8446 4.4.3), at most twice a connection."""
+
+    scheme: Varint
+    content: Bytes
+
+
+class HandshakeSigned(Message):
+    signature: Bytes
+
+
+class Authenticate(Message):
+    """One CONNECT request: who wants in, with which Authorization header, on which connection."""
+
+    user: Text
+    authorization: Bytes
+    conversation_id: Bytes
+    """The TLS exporter value, 32 bytes; the first one is pinned."""
+
+
+class AuthenticationResult(Message):
+    """Accepted, refused (another try is welcome), or closed (no more tries: end the connection)."""
+
+    REFUSED = 0
+    ACCEPTED = 1
+    CLOSED = 2
+
+    outcome: Varint
+    banner: Text
+    """Banner file and PAM messages to show before login; empty: none."""
+
+
+class LoginOpened(Message):
+    """Follows ACCEPTED: PAM session open, leader started. Carries the socket to the session leader."""
+
+    max_sessions: Varint
+    client_alive_interval: Varint
+    client_alive_count_max: Varint
+
+
+class LoginFailed(Message):
+    """Follows ACCEPTED instead of LoginOpened: the account could not be entered."""
+
+    reason: Text
+
+
+class LogLine(Message):
+    """Network process: a line for the server's log, bounded and cleaned by the monitor."""
+
+    level: Varint
+    text: Text
+
+
+# --------------------------------------------------------------------------- network process and session leader
+
+
+class AllocatePty(Message):
+    """RFC 4254 6.2. `modes` are encoded terminal modes (section 8 there)."""
+
+    session: Varint
+    term: Text
+    columns: Varint
+    rows: Varint
+    width: Varint
+    height: Varint
+    modes: Bytes
+
+
+class PtyAllocated(Message):
+    """Carries the pty's master side."""
+
+    session: Varint
+
+
+class StartProgram(Message):
+    """RFC 4254 6.5: start the login shell, a command, or a subsystem; with the pty if one was allocated."""
+
+    SHELL = 0
+    EXEC = 1
+    SUBSYSTEM = 2
+
+    session: Varint
+    kind: Varint
+    command: Bytes
+    environment: Annotated[tuple[bytes, ...], ListOf(Bytes)]
+    """NAME=VALUE as the client asked for them; the leader applies AcceptEnv."""
+
+
+class ProgramStarted(Message):
+    """Without a pty it carries stdin's write end and the read ends of stdout and stderr."""
+
+    session: Varint
+
+
+class SessionRefused(Message):
+    """The pty or the program of that session was not had, and why; the session may go on."""
+
+    session: Varint
+    reason: Text
+
+
+class SignalProgram(Message):
+    """RFC 4254 6.9: to the program's process group, as the user. `name` without SIG."""
+
+    session: Varint
+    name: Text
+
+
+class CloseSession(Message):
+    """The channel is gone: hang up what still runs and forget the session."""
+
+    session: Varint
+
+
+class ProgramExited(Message):
+    """Exit status, or the signal's name (without SIG) that ended the program."""
+
+    session: Varint
+    status: Varint
+    signal: Text
+    core_dumped: Bool
+
+
+# --------------------------------------------------------------------------- session leader and monitor
+
+
+class RecordLogin(Message):
+    """Carries the pty's slave side: give it to group tty, write utmp, wtmp and lastlog; answers Recorded."""
+
+    session: Varint
+    pid: Varint
+
+
+class Recorded(Message):
+    """`last_login` is the line to show on the terminal ("Last login: …"), or empty."""
+
+    last_login: Text
+
+
+class RecordLogout(Message):
+    session: Varint
+
+
+class ProgramRunning(Message):
+    """A process group the monitor must hang up should the leader die."""
+
+    pid: Varint
+
+
+class ProgramGone(Message):
+    pid: Varint
+
+
+# --------------------------------------------------------------------------- router and main
+
+
+class Admit(Message):
+    """A validated first packet came from `peer` to `local` on listener number `listener`."""
+
+    peer_address: Text
+    peer_port: Varint
+    local_address: Text
+    local_port: Varint
+    listener: Varint
+
+
+class Admitted(Message):
+    """Carries the connection's own connected UDP socket and the socket to its monitor."""
+
+
+class NotAdmitted(Message):
+    reason: Text
+
+
+class RouterReady(Message):
+    """The router is loaded and confined; the server may say that it listens."""
+
+
+# --------------------------------------------------------------------------- network process and router
+
+
+class RouteAdded(Message):
+    """Datagrams with this destination connection ID are mine, wherever they come from."""
+
+    connection_id: Bytes
+
+
+class RouteRemoved(Message):
+    connection_id: Bytes
+
+
+class StrayDatagram(Message):
+    """A datagram of that connection which came to the listener: its sender's address has changed."""
+
+    peer_address: Text
+    peer_port: Varint
+    payload: Bytes
+
+
+# --------------------------------------------------------------------------- monitor and main
+
+
+class LoginSucceeded(Message):
+    """No longer counts towards MaxStartups."""
+
+
+class Penalty(Message):
+    """Why the connection ended badly (PerSourcePenalties): `kind` is authfail, invaliduser, noauth, …"""
+
+    kind: Text
+
+
+TO_MONITOR = MessageSet({1: SignHandshake, 2: Authenticate, 3: LogLine})
+FROM_MONITOR = MessageSet(
+    {1: Welcome, 2: HandshakeSigned, 3: AuthenticationResult, 4: LoginOpened, 5: LoginFailed}
+)
+TO_LEADER = MessageSet({1: AllocatePty, 2: StartProgram, 3: SignalProgram, 4: CloseSession})
+FROM_LEADER = MessageSet(
+    {1: PtyAllocated, 2: ProgramStarted, 3: SessionRefused, 4: ProgramExited}
+)
+LEADER_TO_MONITOR = MessageSet(
+    {1: RecordLogin, 2: RecordLogout, 3: ProgramRunning, 4: ProgramGone}
+)
+MONITOR_TO_LEADER = MessageSet({1: Recorded})
+ROUTER_TO_MAIN = MessageSet({1: Admit, 2: RouterReady})
+MAIN_TO_ROUTER = MessageSet({1: Admitted, 2: NotAdmitted})
+NETWORK_TO_ROUTER = MessageSet({1: RouteAdded, 2: RouteRemoved})
+ROUTER_TO_NETWORK = MessageSet({1: StrayDatagram})
+MONITOR_TO_MAIN = MessageSet({1: LoginSucceeded, 2: Penalty})
+NOTHING = MessageSet({})
+
+
+class PrivsepSocket:
+    """One end of a pair; `outgoing` and `incoming` are the tables of what may be said each way."""
+
+    __slots__ = ("incoming", "outgoing", "socket")
+
+    def __init__(self, end: socket.socket, outgoing: MessageSet, incoming: MessageSet) -> None:
+        self.socket = end
+        self.outgoing = outgoing
+        self.incoming = incoming
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+    def send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
+        """One packet. The caller keeps its own copies of the descriptors. BlockingIOError as the socket has it."""
+        packet = self.outgoing.encode(message)
+        if len(packet) > MAX_PACKET:
+            raise ValueError(f"{type(message).__name__} of {len(packet)} bytes is too long")
+        try:
+            socket.send_fds(self.socket, [packet], list(descriptors), socket.MSG_NOSIGNAL)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise PeerGone(str(error)) from None
+
+    def receive(self) -> tuple[Message, list[int]]:
+        """The next message and its descriptors, which are the caller's to close."""
+        try:
+            packet, descriptors, flags, _ = socket.recv_fds(
+                self.socket, MAX_PACKET + 1, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
+            )
+        except ConnectionResetError as error:
+            raise PeerGone(str(error)) from None
+        try:
+            if not packet:
+                raise PeerGone("the other process has ended")
+            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(packet) > MAX_PACKET:
+                raise PrivsepError("a message too long, or with too many descriptors")
+            return self.incoming.decode(packet), descriptors
+        except (WireError, PrivsepError) as error:
+            close_all(descriptors)
+            if isinstance(error, WireError):
+                raise PrivsepError(f"bad message: {error}") from None
+            raise
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+def close_all(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def make_pair() -> tuple[socket.socket, socket.socket]:
+    """A connected pair of packet sockets, not inherited by programs."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
