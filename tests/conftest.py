@@ -1,0 +1,53 @@
+"""Fixtures that every folder of tests may use: accounts, PAM services, the janitor that removes
+them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.accounts import PAM_SERVICE, Account, PamService, make_account, make_pam_service
+from tests.janitor import Janitor
+from tests.needs import need_root
+
+
+@pytest.fixture(scope="session")
+def janitor() -> Iterator[Janitor]:
+    """Undoes at the end what was owed to it, and also when this process is killed."""
+    janitor = Janitor()
+    yield janitor
+    janitor.close()
+
+
+@pytest.fixture(scope="session")
+def account_factory(
+    janitor: Janitor, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Account]:
+    """Makes throw-away users; the caller says which groups and shell they have."""
+    need_root()
+    keys = tmp_path_factory.mktemp("keys")
+
+    def make(*, shell: str = "/bin/bash", groups: tuple[str, ...] = ()) -> Account:
+        return make_account(janitor, keys, shell=shell, groups=groups)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def account(account_factory: Callable[..., Account]) -> Account:
+    """One user whom tests share; whoever changes the home puts it back or takes `fresh_account`."""
+    return account_factory()
+
+
+@pytest.fixture
+def fresh_account(account_factory: Callable[..., Account]) -> Account:
+    """A user of this test's own, whose files it may change as it likes."""
+    return account_factory()
+
+
+@pytest.fixture
+def pam_service(janitor: Janitor, tmp_path: Path) -> PamService:
+    need_root()
+    return make_pam_service(janitor, tmp_path, PAM_SERVICE)

@@ -1,0 +1,152 @@
+"""Running a command: what goes in, what comes out, and with which status it ends."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+
+import pytest
+
+from tests.processes import wait_until
+from tests.programs import Client, make_reachable
+
+BLOB = bytes(os.urandom(1 << 20))
+
+
+def test_a_command_prints_its_output(client: Client) -> None:
+    assert client.output("echo", "hello,", "world") == b"hello, world\n"
+
+
+def test_words_are_joined_and_split_again_by_the_remote_shell(client: Client) -> None:
+    assert client.output("printf '%s|'", "a  b", "$((1+2))", "';'") == b"a|b|3|;|"
+
+
+@pytest.mark.parametrize("status", [0, 1, 4, 5, 44, 255])
+def test_the_exit_status_is_the_commands(client: Client, status: int) -> None:
+    assert client.run(f"exit {status}").returncode == status
+
+
+@pytest.mark.parametrize("status", [0, 1, 4, 5, 44])
+def test_the_exit_status_is_right_after_closed_streams(client: Client, status: int) -> None:
+    command = f"exec sh -c 'exec >/dev/null 2>/dev/null </dev/null; sleep 0.1; exit {status}'"
+    assert client.run(command).returncode == status
+
+
+def test_a_missing_command_is_127(client: Client) -> None:
+    done = client.run("no-such-command-here")
+    assert done.returncode == 127
+    assert b"no-such-command-here" in done.stderr
+    assert done.stdout == b""
+
+
+def test_death_by_signal_is_255(client: Client) -> None:
+    done = client.run("kill -KILL $$")
+    assert (done.returncode, done.stdout) == (255, b"")
+
+
+def test_the_end_of_stdin_reaches_the_command(client: Client) -> None:
+    assert client.output("cat; echo done", input=b"some input") == b"some inputdone\n"
+
+
+def test_no_stdin_is_an_empty_stdin(client: Client) -> None:
+    assert client.output("wc -c", flags=["-n"]).strip() == b"0"
+
+
+def test_a_megabyte_arrives_unharmed_at_the_command(client: Client) -> None:
+    digest = hashlib.sha256(BLOB).hexdigest().encode()
+    assert client.output("sha256sum", input=BLOB).split()[0] == digest
+
+
+def test_a_megabyte_comes_back_unharmed(client: Client) -> None:
+    assert client.output("cat", input=BLOB) == BLOB
+
+
+def test_the_command_may_ignore_its_stdin(client: Client) -> None:
+    assert client.output("echo early", input=BLOB) == b"early\n"
+
+
+def test_stderr_comes_apart_from_stdout(client: Client) -> None:
+    done = client.run("echo out; echo err >&2; echo out again; exit 3")
+    assert (done.stdout, done.stderr, done.returncode) == (b"out\nout again\n", b"err\n", 3)
+
+
+def test_stderr_goes_on_after_stdout_was_closed(client: Client) -> None:
+    done = client.run("exec >/dev/null; head -c 200000 /dev/zero >&2; exit 2")
+    assert (len(done.stderr), done.returncode) == (200_000, 2)
+
+
+def test_stderr_is_unharmed_when_both_flow(client: Client) -> None:
+    done = client.run("cat | tee /dev/stderr", input=BLOB[:300_000])
+    assert done.stdout == BLOB[:300_000]
+    assert done.stderr == BLOB[:300_000]
+
+
+def test_a_reader_that_stops_ends_an_endless_command(client: Client) -> None:
+    """`ssh host yes | head` must end, locally and at the far side."""
+    running = client.start("echo $$; exec yes")
+    assert running.stdout is not None
+    far_pid = int(running.stdout.readline())
+    assert running.stdout.readline() == b"y\n"
+    running.stdout.close()
+    running.wait(timeout=30)
+    wait_until(lambda: not os.path.exists(f"/proc/{far_pid}"), 10, "yes has ended")
+    close(running)
+
+
+def test_a_background_job_that_holds_stdout_keeps_the_session_open(client: Client) -> None:
+    assert client.output("(sleep 1; echo late) & echo soon") == b"soon\nlate\n"
+
+
+def test_a_background_job_with_closed_streams_does_not_hold_the_session(client: Client) -> None:
+    """The job waits until its fifo is written to, which happens after the session has ended."""
+    fifo = client.directory / "fifo"
+    os.mkfifo(fifo, 0o600)
+    fifo.chmod(0o666)
+    make_reachable(client.directory)
+    done = client.output(f"cat {fifo} >/dev/null 2>&1 </dev/null & echo $!")
+    job = int(done)
+    assert os.path.exists(f"/proc/{job}")
+    fifo.write_bytes(b"")
+    wait_until(lambda: not os.path.exists(f"/proc/{job}"), 10, "the job has ended")
+
+
+def test_a_long_command_line_is_not_cut(client: Client) -> None:
+    word = "x" * 30_000
+    assert client.output(f"printf %s {word} | wc -c").strip() == b"30000"
+
+
+def test_binary_arguments_survive(client: Client) -> None:
+    assert client.output("printf %s 'äöü€'").decode() == "äöü€"
+
+
+def test_setenv_reaches_a_command_when_the_server_accepts_it(client: Client) -> None:
+    flags = ["-o", "SetEnv=SCENARIO_ONE=1", "-o", "SetEnv=UNASKED=1"]
+    assert client.output("echo $SCENARIO_ONE-$UNASKED", flags=flags[:2]) == b"1-\n"
+    assert client.output("echo $SCENARIO_ONE-$UNASKED", flags=flags[2:]) == b"-\n"
+
+
+def test_sendenv_sends_what_is_in_the_environment(client: Client) -> None:
+    flags = ["-o", "SendEnv=SCENARIO_*"]
+    done = client.output("echo $SCENARIO_TWO", flags=flags, env={"SCENARIO_TWO": "two"})
+    assert done == b"two\n"
+
+
+def test_ten_commands_at_once_do_not_mix(client: Client) -> None:
+    running = [client.start(f"for i in 1 2 3 4 5; do echo {n} $i; done") for n in range(10)]
+    for number, process in enumerate(running):
+        output, errors = process.communicate(timeout=60)
+        expected = "".join(f"{number} {i}\n" for i in range(1, 6)).encode()
+        assert (output, process.returncode) == (expected, 0), errors
+
+
+def test_a_subsystem_that_is_not_there_is_refused(client: Client) -> None:
+    done = client.run("no-such-subsystem", flags=["-s"])
+    assert done.returncode == 255
+    assert b"subsystem request failed on channel 0" in done.stderr
+
+
+def close(process: subprocess.Popen[bytes]) -> None:
+    for stream in (process.stdin, process.stderr):
+        if stream is not None:
+            stream.close()
