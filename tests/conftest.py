@@ -4,7 +4,6 @@ them."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -48,6 +47,7 @@ def fresh_account(account_factory: Callable[..., Account]) -> Account:
 
 
 @pytest.fixture
-def pam_service(janitor: Janitor, tmp_path: Path) -> PamService:
+def pam_service(janitor: Janitor) -> PamService:
+    """Debian's usual stack; whose nologin and environment files are the test's own."""
     need_root()
-    return make_pam_service(janitor, tmp_path, PAM_SERVICE)
+    return make_pam_service(janitor, janitor.directory(), PAM_SERVICE)

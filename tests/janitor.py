@@ -17,6 +17,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +42,13 @@ class Janitor:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps([kind, what]).encode() + b"\n")
         self._process.stdin.flush()
+
+    def directory(self) -> Path:
+        """A new folder that other users may enter, unlike pytest's own."""
+        path = tempfile.mkdtemp(prefix="sshoq-test-")
+        self.owe("tree", path)
+        os.chmod(path, 0o755)
+        return Path(path)
 
     def close(self) -> None:
         assert self._process.stdin is not None

@@ -390,9 +390,3 @@ def as_user(name: str, uid: int, gid: int) -> list[str]:
         f'mkdir -p {prefix}; mount --move /mnt {prefix}; exec "$@"'
     )
     return ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", *become]
-
-
-def make_reachable(directory: Path) -> None:
-    """Let other users into a folder of pytest's, which makes them private."""
-    for path in (directory, *directory.parents[:2]):
-        path.chmod(path.stat().st_mode | 0o055)

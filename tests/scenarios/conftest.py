@@ -22,7 +22,6 @@ from tests.programs import (
     Programs,
     Server,
     Sshoq,
-    make_reachable,
 )
 from tests.terminal import Terminal
 
@@ -66,16 +65,12 @@ def usable(programs: Programs) -> Programs:
 
 
 @pytest.fixture
-def start_server(
-    janitor: Janitor, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ServerFactory]:
+def start_server(janitor: Janitor) -> Iterator[ServerFactory]:
     """Starts servers with settings of the test's own, and ends them after it."""
-    yield from server_factory(janitor, tmp_path_factory)
+    yield from server_factory(janitor)
 
 
-def server_factory(
-    janitor: Janitor, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ServerFactory]:
+def server_factory(janitor: Janitor) -> Iterator[ServerFactory]:
     servers: list[Server] = []
 
     def start(
@@ -87,8 +82,7 @@ def server_factory(
         owner: tuple[int, int] | None = None,
     ) -> Server:
         need_root()
-        directory = tmp_path_factory.mktemp(programs.name)
-        make_reachable(directory)
+        directory = janitor.directory()
         service = pam.name if pam else None
         server = Server(
             programs, janitor, directory, settings, service=service, prefix=prefix, owner=owner
@@ -102,11 +96,9 @@ def server_factory(
 
 
 @pytest.fixture(scope="module")
-def server(
-    programs: Programs, janitor: Janitor, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
+def server(programs: Programs, janitor: Janitor) -> Iterator[Server]:
     """A server with default settings that the scenarios of a file share."""
-    for start in server_factory(janitor, tmp_path_factory):
+    for start in server_factory(janitor):
         yield start(programs, ["AcceptEnv LANG LC_* SCENARIO_*"])
 
 

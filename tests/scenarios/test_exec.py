@@ -8,8 +8,9 @@ import subprocess
 
 import pytest
 
+from tests.accounts import Account
 from tests.processes import wait_until
-from tests.programs import Client, make_reachable
+from tests.programs import Client
 
 BLOB = bytes(os.urandom(1 << 20))
 
@@ -98,17 +99,19 @@ def test_a_background_job_that_holds_stdout_keeps_the_session_open(client: Clien
     assert client.output("(sleep 1; echo late) & echo soon") == b"soon\nlate\n"
 
 
-def test_a_background_job_with_closed_streams_does_not_hold_the_session(client: Client) -> None:
+def test_a_background_job_with_closed_streams_does_not_hold_the_session(
+    client: Client, account: Account
+) -> None:
     """The job waits until its fifo is written to, which happens after the session has ended."""
-    fifo = client.directory / "fifo"
-    os.mkfifo(fifo, 0o600)
-    fifo.chmod(0o666)
-    make_reachable(client.directory)
+    fifo = account.home / "fifo"
+    os.mkfifo(fifo)
+    os.chown(fifo, account.uid, account.gid)
     done = client.output(f"cat {fifo} >/dev/null 2>&1 </dev/null & echo $!")
     job = int(done)
     assert os.path.exists(f"/proc/{job}")
     fifo.write_bytes(b"")
     wait_until(lambda: not os.path.exists(f"/proc/{job}"), 10, "the job has ended")
+    fifo.unlink()
 
 
 def test_a_long_command_line_is_not_cut(client: Client) -> None:
