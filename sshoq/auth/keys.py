@@ -1,8 +1,8 @@
 """Public keys in SSH's form, and the signatures of theirs that a token carries.
 
 A key is known by its blob (RFC 4253 section 6.6); nothing here reads files or knows where a key
-came from. Signatures have the form of JSON Web Signatures (RFC 7518): Ed25519 64 raw bytes, RSA as it
-is, ECDSA r||s. The client loads this module for every connection, so what is slow to import is
+came from. Signatures have the form of JSON Web Signatures (RFC 7518): Ed25519 64 raw bytes, RSA as
+it is, ECDSA r||s. The client loads this module for every connection, so what is slow to import is
 imported where it is used.
 """
 

@@ -1,7 +1,7 @@
 """Private key files: what OpenSSH reads, what it refuses and in which words.
 
-An unencrypted Ed25519 key in OpenSSH's format, the usual case, is read by own code: the readers that
-`cryptography` has for files take 15 ms to import. All other keys go through them.
+An unencrypted Ed25519 key in OpenSSH's format, the usual case, is read by own code: the readers
+that `cryptography` has for files take 15 ms to import. All other keys go through them.
 """
 
 import contextlib

@@ -1,12 +1,12 @@
-"""The token that proves possession of a key to one server on one connection (protocol.md section 3.2).
+"""The token that proves possession of a key to one server, on one connection.
 
 A JSON Web Token whose `jti` is the conversation ID, so it is worth nothing on any other connection.
 
 Both sides are own code, not PyJWT. Building: the signature may come from an agent, and the client
-cannot spend 70 ms on an import. Verifying: PyJWT reads the time itself, so that `now` could not be given;
-it takes the last of two equal claims in silence; and lifetime, age and `client_id` would be checked here
-all the same. What remained for it is one signature call, inside a root process that every connection
-forks. The tests hold both sides against PyJWT.
+cannot spend 70 ms on an import. Verifying: PyJWT reads the clock itself, so that `now` could not be
+given; it takes the last of two equal claims in silence; and lifetime, age and `client_id` would be
+checked here all the same. What remained for it is one signature call, inside a root process that
+every connection forks. The tests hold both sides against PyJWT.
 """
 
 from binascii import Error as Base64Error
@@ -18,7 +18,7 @@ from sshoq.auth.keys import PublicKey, Signer
 MAX_TOKEN = 16384
 CONVERSATION_ID_LENGTH = 32
 
-# The token is bound to its connection, so a generous lifetime costs nothing and forgives wrong clocks.
+# The token is bound to its connection: a generous lifetime costs nothing and forgives wrong clocks.
 ISSUED_AGO = 60
 VALID_FOR = 300
 
@@ -105,7 +105,7 @@ def verify_token(
 
 
 def _check_header(header: dict[str, Any], public_key: PublicKey) -> None:
-    # The algorithm follows from the key, never from the token: no "none", no HMAC with a public key.
+    # The key decides on the algorithm, never the token: no "none", no HMAC with a public key.
     algorithm = header.get("alg")
     if algorithm is None or algorithm != public_key.kind.token_algorithm:
         raise TokenRefused("algorithm does not fit the key")
