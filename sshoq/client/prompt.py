@@ -1,0 +1,227 @@
+"""Questions to the user: on /dev/tty, or through the program in SSH_ASKPASS, by OpenSSH's rules.
+
+Prompter blocks; `run_with_prompts` lets it block in a thread while the event loop keeps the
+connection alive.
+"""
+
+import os
+import select
+import signal
+import termios
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
+MAX_ANSWER = 1024
+"""OpenSSH's own bound for a passphrase."""
+
+DEFAULT_ASKPASS = "/usr/bin/ssh-askpass"
+_SUSPENDING = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
+_ENDING = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT)
+
+
+class PromptNeeded(Exception):
+    """Raised instead of asking, by a prompter that must not block."""
+
+
+class PromptInterrupted(Exception):
+    """A signal came while the question stood there; the terminal is as it was before."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class Prompter:
+    """Asks, unless BatchMode forbids it. `tty` is the terminal's path, for tests."""
+
+    def __init__(
+        self, environ: Mapping[str, str], *, batch: bool = False, tty: str = "/dev/tty"
+    ) -> None:
+        self._environ = environ
+        self._tty = tty
+        self._signals = -1  # where a prompt in another thread learns of signals
+        self.batch = batch
+
+    def secret(self, question: str) -> str | None:
+        """A password or passphrase. None: nobody to ask, or no answer given."""
+        return self._ask(question, echo=False)
+
+    def answer(self, question: str) -> str | None:
+        """Something that may be seen, such as yes or no."""
+        return self._ask(question, echo=True)
+
+    def _ask(self, question: str, *, echo: bool) -> str | None:
+        if self.batch:
+            return None
+        terminal = self._open_terminal()
+        try:
+            if self._wants_askpass(terminal is not None):
+                return self._ask_program(question)
+            if terminal is None:
+                return None
+            return self._ask_terminal(terminal, question, echo=echo)
+        finally:
+            if terminal is not None:
+                os.close(terminal)
+
+    def _open_terminal(self) -> int | None:
+        try:
+            return os.open(self._tty, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+        except OSError:
+            return None
+
+    def _wants_askpass(self, terminal: bool) -> bool:
+        """SSH_ASKPASS_REQUIRE: force needs no display, prefer passes by the terminal, never is
+        never.
+        """
+        environ = self._environ
+        rule = environ.get("SSH_ASKPASS_REQUIRE", "").lower()
+        if rule == "force":
+            return True
+        display = bool(environ.get("DISPLAY") or environ.get("WAYLAND_DISPLAY"))
+        return rule != "never" and display and (rule == "prefer" or not terminal)
+
+    # ----- the terminal
+
+    def _ask_terminal(self, fd: int, question: str, *, echo: bool) -> str | None:
+        while True:
+            saved = termios.tcgetattr(fd)
+            try:
+                self._set_echo(fd, echo=echo)
+                os.write(fd, question.encode("utf-8", "surrogateescape"))
+                line, number = self._read_line(fd)
+                if not echo:
+                    os.write(fd, b"\n")
+            finally:
+                termios.tcsetattr(fd, termios.TCSAFLUSH, saved)
+            if number is None:
+                return line
+            if number not in _SUSPENDING:
+                raise PromptInterrupted(number)
+            os.kill(os.getpid(), signal.SIGSTOP)  # and when continued, ask again
+
+    @staticmethod
+    def _set_echo(fd: int, *, echo: bool) -> None:
+        attributes = termios.tcgetattr(fd)
+        attributes[3] |= termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG
+        if not echo:
+            attributes[3] &= ~(termios.ECHO | termios.ECHONL)
+        termios.tcsetattr(fd, termios.TCSAFLUSH, attributes)
+
+    def _read_line(self, fd: int) -> tuple[str | None, int | None]:
+        """The line (None at the end of input), or the signal that came instead."""
+        data = b""
+        while len(data) < MAX_ANSWER and not data.endswith((b"\n", b"\r")):
+            number = self._wait_for_input(fd)
+            if number is not None:
+                return None, number
+            piece = os.read(fd, MAX_ANSWER)
+            if not piece:
+                break
+            data += piece
+        if not data:
+            return None, None
+        return data.rstrip(b"\r\n").decode("utf-8", "surrogateescape"), None
+
+    def _wait_for_input(self, fd: int) -> int | None:
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        if self._signals >= 0:
+            poll.register(self._signals, select.POLLIN)
+        ready = [number for number, _ in poll.poll()]
+        return os.read(self._signals, 1)[0] if self._signals in ready else None
+
+    # ----- SSH_ASKPASS
+
+    def _ask_program(self, question: str) -> str | None:
+        """The first line of what the program prints. An exit status other than 0 is a refusal."""
+        import subprocess
+
+        program = self._environ.get("SSH_ASKPASS") or DEFAULT_ASKPASS
+        try:
+            child = subprocess.Popen(
+                [program, question], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+            )
+        except OSError:
+            return None
+        assert child.stdout is not None
+        with child:
+            try:
+                printed = self._read_answer(child.stdout.fileno())
+            except PromptInterrupted:
+                child.kill()
+                raise
+        if child.returncode != 0:
+            return None
+        return printed.splitlines()[0] if printed else ""
+
+    def _read_answer(self, fd: int) -> str:
+        data = b""
+        while len(data) < MAX_ANSWER:
+            number = self._wait_for_input(fd)
+            if number is not None and number not in _SUSPENDING:
+                raise PromptInterrupted(number)
+            if number is None:
+                piece = os.read(fd, MAX_ANSWER - len(data))
+                if not piece:
+                    break
+                data += piece
+        return data.decode("utf-8", "surrogateescape")
+
+    def watch_signals(self, fd: int) -> None:
+        """One byte on `fd`, a signal's number, ends the question that stands."""
+        self._signals = fd
+
+
+async def run_with_prompts(prompter: Prompter, call: Callable[[], T]) -> T:
+    """Run `call`, which may ask and wait for ever, in a thread; the event loop goes on.
+
+    While it runs, signals reach the question first, so that echo is back on before they are obeyed.
+    """
+    import asyncio
+    import threading
+
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)  # type: ignore[arg-type]  # None only where T is None
+
+    def run() -> None:
+        try:
+            result = call()
+        except BaseException as error:
+            loop.call_soon_threadsafe(settle, None, error)
+        else:
+            loop.call_soon_threadsafe(settle, result, None)
+
+    receiver, sender = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    prompter.watch_signals(receiver)
+    before = {number: signal.getsignal(number) for number in (*_ENDING, *_SUSPENDING)}
+    # A signal that was ignored when the program started stays ignored (nohup).
+    caught = [number for number, action in before.items() if action is not signal.SIG_IGN]
+    for number in caught:
+        loop.add_signal_handler(number, os.write, sender, bytes((number,)))
+    try:
+        threading.Thread(target=run, daemon=True).start()
+        return await future
+    finally:
+        for number in caught:
+            loop.remove_signal_handler(number)
+            signal.signal(number, before[number])
+        prompter.watch_signals(-1)
+        os.close(receiver)
+        os.close(sender)
+
+
+def die_of(number: int) -> None:
+    """End as if the signal had never been caught, for the shell to see."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
