@@ -1,11 +1,13 @@
 """The one codec: messages declared as classes, to bytes and back.
 
-Knows no socket, clock or event loop, and nothing of what the messages mean. Integers and strings of the
-SSHOQ protocol are QUIC variable-length integers (RFC 9000 section 16) and varint-counted strings; the
-fixed-width forms serve the file-transfer frames, the agent protocol and the messages between our processes.
+Knows no socket, clock or event loop, and nothing of what the messages mean. Integers and strings of
+the SSHOQ protocol are QUIC variable-length integers (RFC 9000 section 16) and varint-counted
+strings; the fixed-width forms serve the file-transfer frames, the agent protocol and the messages
+between our processes.
 
-Modules that declare messages must not say ``from __future__ import annotations``: fields are read from
-``__annotations__`` while the class is made, without the cost of dataclasses at every start of the client.
+Modules that declare messages must not say ``from __future__ import annotations``: fields are read
+from ``__annotations__`` while the class is made, without the cost of dataclasses at every start of
+the client.
 """
 
 from collections.abc import Callable, Iterator
@@ -269,7 +271,7 @@ class Message:
         # Codecs live in ClassVars; what carries one of our annotations is a field.
         own = {
             name: _codec_of(annotation)
-            for name, annotation in cls.__dict__.get("__annotations__", {}).items()
+            for name, annotation in vars(cls).get("__annotations__", {}).items()
             if getattr(annotation, "__origin__", None) is not ClassVar
         }
         cls._codecs = {**cls._codecs, **own}

@@ -1,9 +1,11 @@
-"""Process: all of them. What the server's processes say to each other, and the socket they say it on.
+"""Process: all of them. What the server's processes say to each other, and the socket they say it
+on.
 
-One SOCK_SEQPACKET socket joins each pair of processes that may talk; every packet is one declared message,
-with the descriptors that belong to it (SCM_RIGHTS). A packet that is too long, unknown, or not in the table
-of its socket is the other side's fault: PrivsepError, and the caller ends that conversation's processes.
-Nothing here decides anything; who may ask what, and when, stands in the process that answers.
+One SOCK_SEQPACKET socket joins each pair of processes that may talk; every packet is one declared
+message, with the descriptors that belong to it (SCM_RIGHTS). A packet that is too long, unknown, or
+not in the table of its socket is the other side's fault: PrivsepError, and the caller ends that
+conversation's processes. Nothing here decides anything; who may ask what, and when, stands in the
+process that answers.
 """
 
 import os
@@ -28,7 +30,8 @@ class PeerGone(PrivsepError):
     """The other end was closed: its process has ended."""
 
 
-# --------------------------------------------------------------------------- network process and monitor
+# --------------------------------------------------------------------------- network process and
+# monitor
 
 
 class Welcome(Message):
@@ -50,7 +53,9 @@ class Welcome(Message):
 
 
 class SignHandshake(Message):
-    """Sign the content of a TLS 1.3 server CertificateVerify (RFC 8446 4.4.3), at most twice a connection."""
+    """Sign the content of a TLS 1.3 server CertificateVerify (RFC 8446 4.4.3), at most twice a
+    connection.
+    """
 
     scheme: Varint
     content: Bytes
@@ -82,7 +87,8 @@ class AuthenticationResult(Message):
 
 
 class LoginOpened(Message):
-    """Follows ACCEPTED: PAM session open, leader started. Carries the socket to the session leader."""
+    """Follows ACCEPTED: PAM session open, leader started. Carries the socket to the session leader.
+    """
 
     max_sessions: Varint
     client_alive_interval: Varint
@@ -102,7 +108,8 @@ class LogLine(Message):
     text: Text
 
 
-# --------------------------------------------------------------------------- network process and session leader
+# --------------------------------------------------------------------------- network process and
+# session leader
 
 
 class AllocatePty(Message):
@@ -124,7 +131,9 @@ class PtyAllocated(Message):
 
 
 class StartProgram(Message):
-    """RFC 4254 6.5: start the login shell, a command, or a subsystem; with the pty if one was allocated."""
+    """RFC 4254 6.5: start the login shell, a command, or a subsystem; with the pty if one was
+    allocated.
+    """
 
     SHELL = 0
     EXEC = 1
@@ -172,11 +181,14 @@ class ProgramExited(Message):
     core_dumped: Bool
 
 
-# --------------------------------------------------------------------------- session leader and monitor
+# --------------------------------------------------------------------------- session leader and
+# monitor
 
 
 class RecordLogin(Message):
-    """Carries the pty's slave side: give it to group tty, write utmp, wtmp and lastlog; answers Recorded."""
+    """Carries the pty's slave side: give it to group tty, write utmp, wtmp and lastlog; answers
+    Recorded.
+    """
 
     session: Varint
     pid: Varint
@@ -227,7 +239,8 @@ class RouterReady(Message):
     """The router is loaded and confined; the server may say that it listens."""
 
 
-# --------------------------------------------------------------------------- network process and router
+# --------------------------------------------------------------------------- network process and
+# router
 
 
 class RouteAdded(Message):
@@ -240,8 +253,13 @@ class RouteRemoved(Message):
     connection_id: Bytes
 
 
+class AddressValidated(Message):
+    """The client has completed the handshake, so its address is real: no longer half open."""
+
+
 class StrayDatagram(Message):
-    """A datagram of that connection which came to the listener: its sender's address has changed."""
+    """A datagram of that connection which came to the listener: its sender's address has changed.
+    """
 
     peer_address: Text
     peer_port: Varint
@@ -256,7 +274,9 @@ class LoginSucceeded(Message):
 
 
 class Penalty(Message):
-    """Why the connection ended badly (PerSourcePenalties): `kind` is authfail, invaliduser, noauth, …"""
+    """Why the connection ended badly (PerSourcePenalties): `kind` is authfail, invaliduser, noauth,
+    …
+    """
 
     kind: Text
 
@@ -275,7 +295,7 @@ LEADER_TO_MONITOR = MessageSet(
 MONITOR_TO_LEADER = MessageSet({1: Recorded})
 ROUTER_TO_MAIN = MessageSet({1: Admit, 2: RouterReady})
 MAIN_TO_ROUTER = MessageSet({1: Admitted, 2: NotAdmitted})
-NETWORK_TO_ROUTER = MessageSet({1: RouteAdded, 2: RouteRemoved})
+NETWORK_TO_ROUTER = MessageSet({1: RouteAdded, 2: RouteRemoved, 3: AddressValidated})
 ROUTER_TO_NETWORK = MessageSet({1: StrayDatagram})
 MONITOR_TO_MAIN = MessageSet({1: LoginSucceeded, 2: Penalty})
 NOTHING = MessageSet({})
@@ -295,7 +315,9 @@ class PrivsepSocket:
         return self.socket.fileno()
 
     def send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
-        """One packet. The caller keeps its own copies of the descriptors. BlockingIOError as the socket has it."""
+        """One packet. The caller keeps its own copies of the descriptors. BlockingIOError as the
+        socket has it.
+        """
         packet = self.outgoing.encode(message)
         if len(packet) > MAX_PACKET:
             raise ValueError(f"{type(message).__name__} of {len(packet)} bytes is too long")

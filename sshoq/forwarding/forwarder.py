@@ -1,0 +1,170 @@
+"""Ends: descriptors of this machine (pipes, terminals, ptys, sockets, files) as sources and sinks
+for the pump.
+
+Knows no channel and no protocol. A descriptor that is shared with other programs (our standard
+input and output) keeps its flags: it is opened anew through /proc where that works, and otherwise
+waited for before each small read or write.
+"""
+
+import asyncio
+import errno
+import os
+import stat
+
+from sshoq.forwarding.relay import SinkClosed
+
+READ_SIZE = 128 * 1024
+"""What one read asks for: two full pipes, and one data message towards our own peers."""
+
+CAREFUL_WRITE = 4096
+"""PIPE_BUF: a descriptor that must stay blocking takes this much without stalling when poll says
+so.
+"""
+
+_PTY_MULTIPLEXER = os.makedev(5, 2)
+_READER_GONE = (errno.EPIPE, errno.ECONNRESET, errno.EIO, errno.ENOTCONN, errno.ESHUTDOWN)
+_WRITER_GONE = (errno.EIO, errno.ECONNRESET, errno.ENOTCONN)  # EIO: the pty's last slave was closed
+
+
+class _Descriptor:
+    """A descriptor that the event loop waits for. `owned`: close() closes it."""
+
+    def __init__(self, fd: int, *, owned: bool) -> None:
+        self._fd = fd
+        self._owned = owned
+        self._closed = False
+        self._waiter: asyncio.Future[None] | None = None
+        mode = os.fstat(fd).st_mode
+        self._pollable = not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+        self._non_blocking = not self._pollable or not os.get_blocking(fd)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    async def _wait(self, *, writing: bool) -> None:
+        """Until the descriptor is ready. At most one task waits on a descriptor."""
+        if not self._pollable:
+            await asyncio.sleep(0)
+            return
+        loop = asyncio.get_running_loop()
+        waiter = self._waiter = loop.create_future()
+        add = loop.add_writer if writing else loop.add_reader
+        remove = loop.remove_writer if writing else loop.remove_reader
+        try:
+            add(self._fd, _wake, waiter)
+        except PermissionError:  # epoll refuses what is always ready, such as /dev/zero
+            self._pollable = False
+            return
+        try:
+            await waiter
+        finally:
+            self._waiter = None
+            if self._fd >= 0:
+                remove(self._fd)
+
+    def close(self) -> None:
+        """Wakes a waiting task, which then finds the descriptor closed. Safe to call twice."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._waiter is not None:
+            _wake(self._waiter)
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self._fd)
+            loop.remove_writer(self._fd)
+        fd, self._fd = self._fd, -1
+        if self._owned:
+            os.close(fd)
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+class FdSource(_Descriptor):
+    """Reads a descriptor. A hung-up pty or a reset socket is an end like any other."""
+
+    def __init__(self, fd: int, *, owned: bool = True, size: int = READ_SIZE) -> None:
+        super().__init__(fd, owned=owned)
+        self._size = size
+
+    async def read(self) -> bytes:
+        if not self._non_blocking and not self._closed:
+            await self._wait(writing=False)
+        while not self._closed:
+            try:
+                return os.read(self._fd, self._size)
+            except BlockingIOError:
+                await self._wait(writing=False)
+            except OSError as error:
+                if error.errno in _WRITER_GONE:
+                    return b""
+                raise
+        return b""
+
+
+class FdSink(_Descriptor):
+    """Writes a descriptor. `shutdown`: a socket, whose sending half is closed at the end of data.
+    """
+
+    def __init__(self, fd: int, *, owned: bool = True, keep_open: bool = False) -> None:
+        super().__init__(fd, owned=owned)
+        self._keep_open = keep_open
+
+    async def write(self, data: bytes | memoryview) -> None:
+        view = memoryview(data)
+        while view:
+            if self._closed:
+                raise SinkClosed
+            written = await self._write_some(view)
+            view = view[written:]
+
+    async def _write_some(self, view: memoryview) -> int:
+        try:
+            if self._non_blocking:
+                return os.write(self._fd, view)
+            await self._wait(writing=True)
+            return 0 if self._closed else os.write(self._fd, view[:CAREFUL_WRITE])
+        except BlockingIOError:
+            await self._wait(writing=True)
+            return 0
+        except OSError as error:
+            if error.errno in _READER_GONE:
+                raise SinkClosed(os.strerror(error.errno)) from None
+            raise
+
+    async def write_eof(self) -> None:
+        """Close the descriptor, unless it serves the other direction, too (a pty's master)."""
+        if not self._keep_open:
+            self.close()
+
+
+def reopen_non_blocking(fd: int, flags: int) -> int | None:
+    """A descriptor of our own for the file behind `fd`, non-blocking without touching its sharers'
+    flags.
+
+    None where the kernel does not allow it (sockets, terminals of another user); then `fd` itself
+    must do.
+    """
+    status = os.fstat(fd)
+    if not (stat.S_ISFIFO(status.st_mode) or stat.S_ISCHR(status.st_mode)):
+        return None
+    if status.st_rdev == _PTY_MULTIPLEXER:
+        return None  # opening that one anew makes a new pty
+    try:
+        return os.open(f"/proc/self/fd/{fd}", flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return None
+
+
+def standard_source(fd: int) -> FdSource:
+    """Standard input as a source: other programs may share it, so its flags stay."""
+    own = reopen_non_blocking(fd, os.O_RDONLY)
+    return FdSource(fd, owned=False) if own is None else FdSource(own)
+
+
+def standard_sink(fd: int) -> FdSink:
+    """Standard output or error as a sink; see standard_source()."""
+    own = reopen_non_blocking(fd, os.O_WRONLY)
+    return FdSink(fd, owned=False) if own is None else FdSink(own)

@@ -1,0 +1,186 @@
+"""Process: network process [service user, sandboxed]. Its sockets to monitor, leader and router, in
+asyncio.
+
+Bounded both ways: what the other process does not take is queued up to a limit, behind which it
+counts as hung; what it says is handed on at once and may not pile up anywhere.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from sshoq.server.privsep import (
+    AllocatePty,
+    CloseSession,
+    PrivsepError,
+    PrivsepSocket,
+    ProgramExited,
+    ProgramStarted,
+    PtyAllocated,
+    SessionRefused,
+    SignalProgram,
+    StartProgram,
+    close_all,
+)
+from sshoq.wire import Message
+
+MAX_WAITING = 256
+"""Messages kept for a process that reads slowly. It answers in milliseconds; more means that it
+hangs.
+"""
+
+Receiver = Callable[[Message, list[int]], None]
+
+
+class PrivsepLink:
+    """A privsep socket on the event loop: `receiver` gets every message, `lost` the end, once."""
+
+    def __init__(
+        self, end: PrivsepSocket, receiver: Receiver, lost: Callable[[PrivsepError], None]
+    ) -> None:
+        self._end = end
+        self._receiver = receiver
+        self._lost = lost
+        self._waiting: deque[Message] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._closed = False
+        end.socket.setblocking(False)
+        self._loop.add_reader(end.fileno(), self._readable)
+
+    def send(self, message: Message) -> None:
+        """In order, without waiting. After the end it does nothing."""
+        if self._closed:
+            return
+        self._waiting.append(message)
+        if len(self._waiting) == 1:
+            self._writable()
+        elif len(self._waiting) > MAX_WAITING:
+            self._fail(PrivsepError("the other process does not read"))
+
+    def _writable(self) -> None:
+        try:
+            while self._waiting:
+                self._end.send(self._waiting[0])
+                self._waiting.popleft()
+        except BlockingIOError:
+            self._loop.add_writer(self._end.fileno(), self._writable)
+            return
+        except PrivsepError as error:
+            self._fail(error)
+            return
+        self._loop.remove_writer(self._end.fileno())
+
+    def _readable(self) -> None:
+        try:
+            message, descriptors = self._end.receive()
+        except BlockingIOError:
+            return
+        except PrivsepError as error:
+            self._fail(error)
+            return
+        self._receiver(message, descriptors)
+
+    def _fail(self, error: PrivsepError) -> None:
+        if not self._closed:
+            self.close()
+            self._lost(error)
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._loop.remove_reader(self._end.fileno())
+        self._loop.remove_writer(self._end.fileno())
+        self._end.close()
+
+
+class Refused(Exception):
+    """The session leader did not give the pty or start the program; the text says why."""
+
+
+class SessionLeader:
+    """What the network process asks of the user's session leader, one answer awaited per session at
+    a time.
+    """
+
+    def __init__(self, end: PrivsepSocket, lost: Callable[[PrivsepError], None]) -> None:
+        self._answers: dict[int, asyncio.Future[list[int]]] = {}
+        self._exits: dict[int, asyncio.Future[ProgramExited]] = {}
+        self._lost = lost
+        self._link = PrivsepLink(end, self._receive, self._lose)
+
+    async def allocate_pty(self, request: AllocatePty) -> int:
+        """The pty's master side. Refused when it cannot be had."""
+        [master] = await self._ask(request.session, request, 1)
+        return master
+
+    async def start_program(self, request: StartProgram, *, pipes: bool) -> list[int]:
+        """stdin's write end and the read ends of stdout and stderr; nothing with a pty. Refused as
+        above.
+        """
+        self._exits[request.session] = asyncio.get_running_loop().create_future()
+        try:
+            return await self._ask(request.session, request, 3 if pipes else 0)
+        except BaseException:
+            del self._exits[request.session]
+            raise
+
+    async def program_exit(self, session: int) -> ProgramExited:
+        """How the program that was started in that session ended."""
+        return await self._exits[session]
+
+    def signal(self, session: int, name: str) -> None:
+        self._link.send(SignalProgram(session, name))
+
+    def close_session(self, session: int) -> None:
+        self._exits.pop(session, None)
+        self._link.send(CloseSession(session))
+
+    def close(self) -> None:
+        self._link.close()
+
+    async def _ask(self, session: int, request: Message, descriptors: int) -> list[int]:
+        if session in self._answers:
+            raise ValueError(f"session {session} still waits for an answer")
+        answer = self._answers[session] = asyncio.get_running_loop().create_future()
+        self._link.send(request)
+        try:
+            got = await answer
+        finally:
+            self._answers.pop(session, None)
+        if len(got) != descriptors:
+            close_all(got)
+            self._lose(PrivsepError("descriptors of the session leader do not fit its message"))
+            raise Refused("the session leader broke the rules")
+        return got
+
+    def _receive(self, message: Message, descriptors: list[int]) -> None:
+        if isinstance(message, ProgramExited):
+            close_all(descriptors)
+            self._note_exit(message)
+        elif isinstance(message, SessionRefused):
+            close_all(descriptors)
+            self._answer(message.session, Refused(message.reason), ())
+        elif isinstance(message, PtyAllocated | ProgramStarted):
+            self._answer(message.session, None, descriptors)
+
+    def _answer(self, session: int, refusal: Refused | None, descriptors: Sequence[int]) -> None:
+        answer = self._answers.get(session)
+        if answer is None or answer.done():
+            close_all(descriptors)  # nobody waits any more: its channel has gone meanwhile
+        elif refusal is not None:
+            answer.set_exception(refusal)
+        else:
+            answer.set_result(list(descriptors))
+
+    def _note_exit(self, message: ProgramExited) -> None:
+        ended = self._exits.get(message.session)
+        if ended is not None and not ended.done():
+            ended.set_result(message)
+
+    def _lose(self, error: PrivsepError) -> None:
+        self._link.close()
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_exception(Refused("the session leader has gone"))
+        self._lost(error)

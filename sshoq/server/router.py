@@ -1,0 +1,307 @@
+"""Process: router [service user, sandboxed], one per UDP socket.
+
+Reads the datagrams that no connection's own socket takes: first packets of new connections, packets
+of connections whose client moved to another address, and noise. It holds no connection state but a
+table of connection IDs, asks main whether a newcomer is welcome, and forks the network process that
+will serve it. It never runs an event loop of its own; the child starts one after the fork.
+"""
+
+import gc
+import os
+import select
+import signal
+import socket
+import time
+from contextlib import suppress
+
+from sshoq.server.arrival import Arrival, read_arrivals, send_from
+from sshoq.server.network import NetworkStart, run_network
+from sshoq.server.privsep import (
+    MAIN_TO_ROUTER,
+    NETWORK_TO_ROUTER,
+    ROUTER_TO_MAIN,
+    ROUTER_TO_NETWORK,
+    AddressValidated,
+    Admit,
+    Admitted,
+    NotAdmitted,
+    PrivsepError,
+    PrivsepSocket,
+    RouteAdded,
+    RouteRemoved,
+    RouterReady,
+    StrayDatagram,
+    close_all,
+    make_pair,
+)
+from sshoq.server.sandbox import confine_network, confine_router
+from sshoq.transport.packets import (
+    FirstPacket,
+    PacketHead,
+    RetryTickets,
+    TicketInvalid,
+    TicketMissing,
+    answer_to_noise,
+    parse_packet,
+)
+
+READ_BUDGET = 64
+"""Datagrams read before anything else gets its turn."""
+
+ROUTES_PER_CONNECTION = 12
+"""aioquic keeps eight connection IDs alive; the client's own first choice and a few in flight come
+on top.
+"""
+
+MAX_HALF_OPEN = 50
+"""Unvalidated handshakes from which on newcomers must show that they own their address (Retry)."""
+
+ADMISSION_WAIT = 5.0
+"""Seconds main may take to answer. It does nothing slow, so longer means that it hangs or is gone.
+"""
+
+RESETS_PER_SECOND = 100
+"""Stateless resets and version negotiations are answers to noise; more of them is an amplifier."""
+
+
+class NetworkProcess:
+    """What the router keeps of one connection."""
+
+    __slots__ = ("control", "routes", "validated")
+
+    def __init__(self, control: PrivsepSocket) -> None:
+        self.control = control
+        self.routes: set[bytes] = set()
+        self.validated = False
+
+
+class Router:
+    """The table of connection IDs, and the way of a datagram through it."""
+
+    def __init__(self, listener: socket.socket, main: PrivsepSocket, number: int) -> None:
+        self._listener = listener
+        self._main = main
+        self._number = number
+        self._tickets = RetryTickets()
+        self._reset_key = os.urandom(32)
+        self._routes: dict[bytes, NetworkProcess] = {}
+        self._processes: dict[int, NetworkProcess] = {}
+        self._half_open = 0
+        self._noise = RateLimit(RESETS_PER_SECOND)
+        self._poll = select.epoll()
+        self._poll.register(listener, select.EPOLLIN)
+        self._poll.register(main, select.EPOLLIN)
+
+    def serve(self) -> None:
+        """Until main closes its end."""
+        while True:
+            for fd, _ in self._poll.poll():
+                if fd == self._main.fileno():
+                    return  # main says nothing unasked: it is gone, or wants us gone
+                if fd == self._listener.fileno():
+                    self._serve_listener()
+                elif fd in self._processes:
+                    self._serve_process(self._processes[fd])
+
+    # ------------------------------------------------------------------ datagrams
+
+    def _serve_listener(self) -> None:
+        newcomers: dict[tuple[str, int, bytes], list[Arrival]] = {}
+        for arrival in read_arrivals(self._listener, READ_BUDGET):
+            packet = parse_packet(arrival.payload)
+            if packet is None:
+                continue
+            process = self._routes.get(packet.destination_cid)
+            if process is not None:
+                self._pass_on(process, arrival)
+            elif packet.is_initial:
+                key = (*arrival.peer, packet.destination_cid)
+                newcomers.setdefault(key, []).append(arrival)
+            else:
+                self._answer_noise(packet, arrival)
+        for arrivals in newcomers.values():
+            self._welcome(arrivals)
+
+    def _pass_on(self, process: NetworkProcess, arrival: Arrival) -> None:
+        """To the process that owns the connection; a process that does not keep up loses it, as on
+        a network.
+        """
+        try:
+            process.control.send(StrayDatagram(*arrival.peer, arrival.payload))
+        except BlockingIOError:
+            pass
+        except PrivsepError:
+            self._forget(process)
+
+    def _answer_noise(self, packet: PacketHead, arrival: Arrival) -> None:
+        answer = answer_to_noise(packet, len(arrival.payload), self._reset_key)
+        if answer is not None and self._noise.allows(time.monotonic()):
+            self._send(answer, arrival)
+
+    def _send(self, payload: bytes, arrival: Arrival) -> None:
+        with suppress(OSError):  # unreachable, or no room: an answer to noise is not worth more
+            send_from(self._listener, payload, arrival.peer, arrival.local_address)
+
+    # ------------------------------------------------------------------ new connections
+
+    def _welcome(self, arrivals: list[Arrival]) -> None:
+        """Retry, refuse, or admit whoever sent a connection's first packets."""
+        first = arrivals[0]
+        try:
+            start = self._tickets.redeem(first.payload, first.peer, time.monotonic())
+        except TicketMissing:
+            if self._half_open < MAX_HALF_OPEN:
+                start = FirstPacket.of(first.payload)
+            else:
+                self._send(self._tickets.retry(first.payload, first.peer, time.monotonic()), first)
+                return
+        except TicketInvalid:
+            return
+        descriptors = self._ask_admission(first)
+        if descriptors is None:
+            return
+        self._start_process(start, arrivals, descriptors)
+
+    def _ask_admission(self, first: Arrival) -> list[int] | None:
+        self._main.send(
+            Admit(*first.peer, first.local_address, self._listener.getsockname()[1], self._number)
+        )
+        if not select.select([self._main], [], [], ADMISSION_WAIT)[0]:
+            raise PrivsepError("main does not answer")
+        answer, descriptors = self._main.receive()
+        if isinstance(answer, NotAdmitted):
+            return None
+        if not isinstance(answer, Admitted) or len(descriptors) != 2:
+            close_all(descriptors)
+            raise PrivsepError("main's answer has no sense")
+        return descriptors
+
+    def _start_process(
+        self, start: FirstPacket, arrivals: list[Arrival], descriptors: list[int]
+    ) -> None:
+        own, theirs = make_pair()
+        own.setblocking(False)
+        pid = os.fork()
+        if pid == 0:
+            self._become_network_process(theirs, start, arrivals, descriptors)
+        theirs.close()
+        close_all(descriptors)
+        process = NetworkProcess(PrivsepSocket(own, ROUTER_TO_NETWORK, NETWORK_TO_ROUTER))
+        self._processes[own.fileno()] = process
+        self._poll.register(own, select.EPOLLIN)
+        self._half_open += 1
+        # The client names us by its own choice of ID until it has heard ours.
+        self._add_route(process, start.destination_cid)
+
+    def _become_network_process(
+        self,
+        control: socket.socket,
+        start: FirstPacket,
+        arrivals: list[Arrival],
+        descriptors: list[int],
+    ) -> None:
+        """The child: keep nothing of the router's but memory, and never come back."""
+        status = 1
+        try:
+            self._poll.close()
+            for process in self._processes.values():
+                process.control.close()
+            self._main.close()
+            self._listener.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            confine_network()
+            status = run_network(
+                NetworkStart(
+                    udp=socket.socket(fileno=descriptors[0]),
+                    monitor=socket.socket(fileno=descriptors[1]),
+                    router=control,
+                    first=start,
+                    datagrams=[arrival.payload for arrival in arrivals],
+                    peer=arrivals[0].peer,
+                    local_address=arrivals[0].local_address,
+                    reset_key=self._reset_key,
+                )
+            )
+        finally:
+            os._exit(status)
+
+    # ------------------------------------------------------------------ what network processes say
+
+    def _serve_process(self, process: NetworkProcess) -> None:
+        try:
+            message, descriptors = process.control.receive()
+            close_all(descriptors)
+        except BlockingIOError:
+            return
+        except PrivsepError:
+            self._forget(process)
+            return
+        if isinstance(message, RouteAdded):
+            self._add_route(process, message.connection_id)
+        elif isinstance(message, RouteRemoved):
+            self._remove_route(process, message.connection_id)
+        elif isinstance(message, AddressValidated):
+            self._settle(process)
+
+    def _add_route(self, process: NetworkProcess, connection_id: bytes) -> None:
+        """An ID that another connection uses stays there: it could only be a guess or a theft."""
+        if len(process.routes) >= ROUTES_PER_CONNECTION:
+            self._forget(process)
+        elif connection_id not in self._routes:
+            self._routes[connection_id] = process
+            process.routes.add(connection_id)
+
+    def _remove_route(self, process: NetworkProcess, connection_id: bytes) -> None:
+        if connection_id in process.routes:
+            process.routes.discard(connection_id)
+            del self._routes[connection_id]
+
+    def _settle(self, process: NetworkProcess) -> None:
+        if not process.validated:
+            process.validated = True
+            self._half_open -= 1
+
+    def _forget(self, process: NetworkProcess) -> None:
+        """The process is gone, or broke the rules: without its socket to us it gives up."""
+        fd = process.control.fileno()
+        if self._processes.pop(fd, None) is None:
+            return
+        self._settle(process)
+        for connection_id in process.routes:
+            del self._routes[connection_id]
+        process.routes.clear()
+        self._poll.unregister(fd)
+        process.control.close()
+
+
+class RateLimit:
+    """At most `per_second` events in any second of the clock."""
+
+    def __init__(self, per_second: int) -> None:
+        self._most = per_second
+        self._second = 0
+        self._count = 0
+
+    def allows(self, now: float) -> bool:
+        if int(now) != self._second:
+            self._second, self._count = int(now), 0
+        self._count += 1
+        return self._count <= self._most
+
+
+def run_router(listener: socket.socket, to_main: socket.socket, number: int) -> int:
+    """The router's life. Returns its exit status when main is gone or wants it to end."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are reaped by the kernel
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a ^C at the terminal is main's to answer
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    listener.setblocking(False)
+    main = PrivsepSocket(to_main, ROUTER_TO_MAIN, MAIN_TO_ROUTER)
+    gc.collect()
+    gc.freeze()  # what is loaded now stays shared with every network process
+    confine_router()
+    try:
+        main.send(RouterReady())
+        Router(listener, main, number).serve()
+    except PrivsepError:
+        return 1
+    return 0
