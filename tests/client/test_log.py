@@ -16,6 +16,7 @@ from sshoq.client.log import (
     Failure,
     Log,
     level_named,
+    write_fully,
     write_to_file,
 )
 
@@ -70,13 +71,11 @@ def test_lines_end_in_cr_lf_and_are_appended(tmp_path: Path) -> None:
 
 
 def test_unwritable_log_file_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(Failure, match="Couldn't open logfile .*: No such file"):
+    with pytest.raises(Failure, match=r"Couldn't open logfile .*: No such file"):
         write_to_file(str(tmp_path / "missing" / "log"))
 
 
 def test_closed_stderr_is_no_error() -> None:
-    from sshoq.client.log import write_fully
-
     reader, writer = os.pipe()
     os.close(reader)
     write_fully(writer, b"nobody reads this")

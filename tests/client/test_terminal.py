@@ -24,12 +24,16 @@ def pty() -> Iterator[tuple[int, int]]:
 def test_raw_mode_is_left_as_it_was_found(pty: tuple[int, int]) -> None:
     _, slave = pty
     before = termios.tcgetattr(slave)
-    terminal = Terminal(slave)
-    with pytest.raises(ZeroDivisionError), terminal.raw():
-        raw = termios.tcgetattr(slave)
-        assert not raw[LFLAG] & (termios.ECHO | termios.ICANON | termios.ISIG)
-        assert not raw[OFLAG] & termios.OPOST
-        raise ZeroDivisionError
+
+    def fail_while_raw() -> None:
+        with Terminal(slave).raw():
+            raw = termios.tcgetattr(slave)
+            assert not raw[LFLAG] & (termios.ECHO | termios.ICANON | termios.ISIG)
+            assert not raw[OFLAG] & termios.OPOST
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_while_raw()
     assert termios.tcgetattr(slave) == before
 
 
