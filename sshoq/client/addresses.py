@@ -1,0 +1,139 @@
+"""Where to: the addresses of a host, and a UDP socket connected to one of them.
+
+Runs before the first flight, so it is plain and blocking. A connected socket hears of ICMP errors:
+that is how "Connection refused" comes to a protocol without resets.
+"""
+
+import os
+import socket
+from typing import Any, NamedTuple
+
+from sshoq.client.log import Failure
+
+SocketAddress = tuple[Any, ...]
+
+_FAMILIES = {"any": socket.AF_UNSPEC, "inet": socket.AF_INET, "inet6": socket.AF_INET6}
+
+RECEIVE_BUFFER = 4 * 1024 * 1024
+"""A burst of what the connection's window allows; the kernel cuts it to its own limit."""
+
+
+class HostAddress(NamedTuple):
+    """One of the addresses that a name stands for."""
+
+    family: int
+    address: SocketAddress
+
+    @property
+    def ip(self) -> str:
+        return str(self.address[0])
+
+    @property
+    def port(self) -> int:
+        return int(self.address[1])
+
+
+class BindWish(NamedTuple):
+    """BindAddress, BindInterface and IPQoS: how the local end is to be."""
+
+    address: str | None = None
+    interface: str | None = None
+    traffic_class: int | None = None
+
+
+def resolve_host(host: str, port: int, family: str = "any") -> list[HostAddress]:
+    """In the order in which they are to be tried. Failure in OpenSSH's words when there is none."""
+    try:
+        found = socket.getaddrinfo(host, port, _FAMILIES[family], socket.SOCK_DGRAM)
+    except (socket.gaierror, UnicodeError) as error:
+        raise Failure(f"ssh: Could not resolve hostname {host}: {_reason(error)}") from None
+    addresses = [HostAddress(entry[0], entry[4]) for entry in found]
+    return list(dict.fromkeys(addresses))
+
+
+def _reason(error: Exception) -> str:
+    """getaddrinfo() hides the errno of EAI_SYSTEM; a name no resolver can be asked is not known."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return "Name or service not known"
+
+
+def open_socket(target: HostAddress, wish: BindWish) -> socket.socket:
+    """A socket connected to the address; OSError says what the kernel said."""
+    sock = socket.socket(target.family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    try:
+        _bind(sock, target, wish)
+        if wish.traffic_class:
+            _set_traffic_class(sock, target.family, wish.traffic_class)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        sock.connect(target.address)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _bind(sock: socket.socket, target: HostAddress, wish: BindWish) -> None:
+    if wish.address:
+        local = resolve_host(wish.address, 0, _name_of(target.family))[0].address
+    elif wish.interface:
+        local = _interface_address(wish.interface, target.family)
+    else:
+        return
+    try:
+        sock.bind(local)
+    except OSError as error:
+        raise OSError(error.errno, f"bind {local[0]}: {error.strerror}") from None
+
+
+def _name_of(family: int) -> str:
+    return next(name for name, value in _FAMILIES.items() if value == family)
+
+
+def _set_traffic_class(sock: socket.socket, family: int, value: int) -> None:
+    if family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, value)
+    else:
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, value)
+
+
+# --------------------------------------------------------------------- addresses of interfaces
+
+_SIOCGIFADDR = 0x8915
+_LINK_SCOPE = 0x20
+
+
+def _interface_address(name: str, family: int) -> SocketAddress:
+    """BindInterface: the first address that can be used to reach others."""
+    find = _inet6_address if family == socket.AF_INET6 else _inet_address
+    address = find(name)
+    if address is None:
+        raise Failure(f"getifaddrs: no address of the wanted family on interface {name}")
+    return address
+
+
+def _inet_address(name: str) -> SocketAddress | None:
+    import fcntl
+    import struct
+
+    request = struct.pack("16s24x", os.fsencode(name)[:15])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            answer = fcntl.ioctl(probe, _SIOCGIFADDR, request)
+        except OSError:
+            return None
+    return socket.inet_ntop(socket.AF_INET, answer[20:24]), 0
+
+
+def _inet6_address(name: str) -> SocketAddress | None:
+    """/proc/net/if_inet6: address, index, prefix length, scope, flags, name."""
+    try:
+        with open("/proc/net/if_inet6", encoding="ascii") as file:
+            rows = [line.split() for line in file]
+    except OSError:
+        return None
+    for raw, index, _, scope, _, interface in rows:
+        if interface == name and int(scope, 16) != _LINK_SCOPE:
+            return socket.inet_ntop(socket.AF_INET6, bytes.fromhex(raw)), 0, 0, int(index, 16)
+    return None
