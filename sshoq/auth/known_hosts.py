@@ -84,7 +84,7 @@ class KnownHosts:
     def entries_for(self, name: str) -> list[HostEntry]:
         """Every readable line about `name`, whatever its marker."""
         if (found := self._entries.get(name)) is None:
-            wanted = name.lower().encode()
+            wanted = _as_bytes(name)
             found = list(self._scan(lambda hosts, _key: _hosts_match(hosts, wanted)))
             self._entries[name] = found
         return found
@@ -114,7 +114,7 @@ class KnownHosts:
         return result
 
     def key_algorithms(self, name: str) -> list[str]:
-        """Of the keys recorded for `name`, in the files' order: what to ask the server for first."""
+        """Of the keys recorded for `name`, in order: what to ask the server for first."""
         entries = self.entries_for(name)
         return list(dict.fromkeys(entry.key.algorithm for entry in entries if not entry.marker))
 
@@ -156,6 +156,11 @@ def split_line(line: bytes) -> LineParts | None:
     if len(words) < 2 or words[0].startswith(b"#"):
         return None
     return LineParts(marker, *words)
+
+
+def _as_bytes(name: str) -> bytes:
+    """Names are told apart without regard to case, and hashed in lower case."""
+    return name.lower().encode("utf-8", "surrogateescape")
 
 
 def _hosts_match(hosts: bytes, name: bytes) -> bool:
@@ -202,7 +207,7 @@ def _hash_name(salt: bytes, name: bytes) -> bytes:
 def hash_host(name: str) -> str:
     """The name as HashKnownHosts writes it: nobody can read it, everybody can ask for it."""
     salt = os.urandom(20)
-    digest = _hash_name(salt, name.lower().encode("utf-8", "surrogateescape"))
+    digest = _hash_name(salt, _as_bytes(name))
     return "|1|" + "|".join(b2a_base64(part, newline=False).decode() for part in (salt, digest))
 
 
@@ -242,7 +247,7 @@ def replace_host_keys(
 
     Lines with a marker, with patterns, or with names of other hosts as well stay as they are.
     """
-    wanted = {name.lower().encode("utf-8", "surrogateescape") for name in names}
+    wanted = {_as_bytes(name) for name in names}
     present: set[PublicKey] = set()
     kept: list[bytes] = []
     lines = _read_file(path).splitlines(keepends=True)

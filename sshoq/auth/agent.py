@@ -1,0 +1,178 @@
+"""A client of the authentication agent (draft-miller-ssh-agent): list keys, sign, add a key.
+
+Blocking, with timeouts; every message is bounded. The agent is the user's own program, yet what it
+says is checked: a wrong answer is an AgentError and the next key is tried.
+"""
+
+import os
+import socket
+import struct
+from collections.abc import Mapping
+
+from sshoq.auth.keys import (
+    KeyFormatError,
+    PublicKey,
+    join_ecdsa_signature,
+    put_string,
+    read_mpint,
+    read_string,
+)
+from sshoq.auth.private_keys import PrivateKey
+from sshoq.wire import Reader, WireError
+
+MAX_MESSAGE = 256 * 1024  # OpenSSH's bound
+MAX_IDENTITIES = 2048  # likewise
+
+CONNECT_TIMEOUT = 5.0
+ANSWER_TIMEOUT = 30.0
+SIGN_TIMEOUT = 300.0  # somebody may have to confirm, or to touch a token
+
+REQUEST_IDENTITIES = 11
+IDENTITIES_ANSWER = 12
+SIGN_REQUEST = 13
+SIGN_RESPONSE = 14
+ADD_IDENTITY = 17
+ADD_ID_CONSTRAINED = 25
+SUCCESS = 6
+
+CONSTRAIN_LIFETIME = 1
+CONSTRAIN_CONFIRM = 2
+RSA_SHA2_256 = 2  # sign request flag; without it the agent signs with SHA-1
+
+
+class AgentError(Exception):
+    """The agent cannot be reached, refuses, or does not speak the protocol."""
+
+
+def agent_path(identity_agent: str | None, environ: Mapping[str, str]) -> str | None:
+    """Where the agent listens, from IdentityAgent (None if it was not given) and the environment."""
+    if identity_agent is None or identity_agent == "SSH_AUTH_SOCK":
+        return environ.get("SSH_AUTH_SOCK") or None
+    if identity_agent == "none":
+        return None
+    if identity_agent.startswith("$"):
+        return environ.get(identity_agent.removeprefix("$")) or None
+    return identity_agent
+
+
+class Agent:
+    """A connection to an agent; one request at a time, closed with the `with` block."""
+
+    def __init__(self, path: str) -> None:
+        """AgentError when nobody listens there."""
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        self._socket.settimeout(CONNECT_TIMEOUT)
+        try:
+            self._socket.connect(os.fspath(path))
+        except (OSError, ValueError) as error:
+            self._socket.close()
+            raise AgentError(f"cannot connect to the agent at {path}: {error}") from None
+
+    def __enter__(self) -> "Agent":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def identities(self) -> list[PublicKey]:
+        """The keys that the agent holds, in its order; those of kinds unknown to us are left out."""
+        answer = self._ask(REQUEST_IDENTITIES, b"", IDENTITIES_ANSWER, ANSWER_TIMEOUT)
+        keys = []
+        try:
+            for _ in range(min(answer.u32(), MAX_IDENTITIES)):
+                blob, comment = read_string(answer), read_string(answer)
+                try:
+                    keys.append(PublicKey(blob, comment.decode("utf-8", "surrogateescape")))
+                except KeyFormatError:
+                    continue
+        except WireError as error:
+            raise AgentError(f"broken list of keys: {error}") from None
+        return keys
+
+    def sign(self, key: PublicKey, data: bytes) -> bytes:
+        """The signature over `data` in the form that a token carries."""
+        flags = RSA_SHA2_256 if key.algorithm == "ssh-rsa" else 0
+        body = put_string(key.blob) + put_string(data) + struct.pack("!I", flags)
+        answer = self._ask(SIGN_REQUEST, body, SIGN_RESPONSE, SIGN_TIMEOUT)
+        try:
+            return _token_signature(key, Reader(read_string(answer)))
+        except (WireError, KeyFormatError) as error:
+            raise AgentError(f"broken signature: {error}") from None
+
+    def add(
+        self, key: PrivateKey, comment: str, *, lifetime: int = 0, confirm: bool = False
+    ) -> None:
+        """Hand the key over, for `lifetime` seconds (0: for good), `confirm`: ask before each use."""
+        body = key.agent_fields() + put_string(comment.encode("utf-8", "surrogateescape"))
+        constraints = b""
+        if lifetime:
+            constraints += struct.pack("!BI", CONSTRAIN_LIFETIME, lifetime)
+        if confirm:
+            constraints += bytes((CONSTRAIN_CONFIRM,))
+        request = ADD_ID_CONSTRAINED if constraints else ADD_IDENTITY
+        self._ask(request, body + constraints, SUCCESS, ANSWER_TIMEOUT)
+
+    def _ask(self, request: int, body: bytes, wanted: int, timeout: float) -> Reader:
+        """Send one request and return what follows the type of its answer."""
+        message = bytes((request,)) + body
+        if len(message) > MAX_MESSAGE:
+            raise AgentError("request is too long for an agent")
+        self._socket.settimeout(timeout)
+        try:
+            self._socket.sendall(put_string(message))
+            length = int.from_bytes(self._receive(4), "big")
+            if not 0 < length <= MAX_MESSAGE:
+                raise AgentError(f"answer of {length} bytes")
+            answer = self._receive(length)
+        except OSError as error:  # a timeout is one
+            raise AgentError(f"agent: {error}") from None
+        if answer[0] != wanted:
+            raise AgentError("agent refused operation")
+        return Reader(answer, 1)
+
+    def _receive(self, count: int) -> bytes:
+        parts = bytearray()
+        while len(parts) < count:
+            part = self._socket.recv(count - len(parts))
+            if not part:
+                raise AgentError("agent closed the connection")
+            parts += part
+        return bytes(parts)
+
+
+class AgentSigner:
+    """A key whose private half only the agent has. A Signer; connects anew for each signature."""
+
+    __slots__ = ("_path", "public_key")
+
+    def __init__(self, path: str, public_key: PublicKey) -> None:
+        self._path = path
+        self.public_key = public_key
+
+    def sign(self, data: bytes) -> bytes:
+        with Agent(self._path) as agent:
+            return agent.sign(self.public_key, data)
+
+
+def _token_signature(key: PublicKey, signature: Reader) -> bytes:
+    """The signature as RFC 7518 has it, out of SSH's form (RFC 4253 6.6, RFC 5656 3.1.2, RFC 8332)."""
+    algorithm = read_string(signature).decode("ascii", "replace")
+    raw = read_string(signature)
+    wanted = "rsa-sha2-256" if key.algorithm == "ssh-rsa" else key.algorithm
+    if algorithm != wanted:  # old agents take no notice of the flag
+        raise KeyFormatError(f"{algorithm} instead of {wanted}")
+    if key.algorithm == "ssh-ed25519":
+        if len(raw) != 64:
+            raise KeyFormatError("an Ed25519 signature has 64 bytes")
+        return raw
+    if (
+        key.algorithm == "ssh-rsa"
+    ):  # agents may leave leading zeros out, JWT verifiers insist on them
+        return raw.rjust((key.bits + 7) // 8, b"\0")
+    if not key.kind.curve:
+        raise KeyFormatError(f"{key.algorithm} keys cannot sign a token")
+    numbers = Reader(raw)
+    return join_ecdsa_signature(key.kind, read_mpint(numbers), read_mpint(numbers))
