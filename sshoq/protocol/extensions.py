@@ -1,0 +1,52 @@
+"""What our programs can say to each other beyond what the Go programs understand, and how they announce it.
+
+Each side puts one setting of its own into its HTTP/3 SETTINGS; each bit of the value is an extension. A bit
+counts when both sides set it. Go peers send no such setting and skip ours, as RFC 9114 7.2.4.1 demands.
+"""
+
+from collections.abc import Mapping
+from enum import IntFlag
+
+SETTING = 0x13534851
+"""The identifier: one of the four-byte varints, not of the reserved form 0x1f * N + 0x21, and not registered."""
+
+
+class Extension(IntFlag):
+    """Bits of the setting's value. A bit once given a meaning keeps it."""
+
+    EARLY = 1 << 0
+    """Channels opened ahead of the 200 are kept until the login is decided."""
+    EOF = 1 << 1
+    """Message 96 ends the data of one direction of a session; exit-status may be followed by FIN."""
+    REPLY = 1 << 2
+    """Messages 99 and 100 answer requests that want a reply."""
+    ENV = 1 << 3
+    """Channel request `env`."""
+    SUBSYSTEM = 1 << 4
+    """Channel request `subsystem`."""
+    FORWARD = 1 << 5
+    """Forwarding by host name, with port 0, and of Unix sockets."""
+    AGENT = 1 << 6
+    """Channel request `auth-agent-req@openssh.com`."""
+    X11 = 1 << 7
+    """Channel request `x11-req`."""
+    BANNER = 1 << 8
+    """The login banner comes in a header field of the response."""
+    SIGNAL = 1 << 9
+    """`signal` goes to the process group and is safe to send; channel request `break`."""
+
+
+OURS = (
+    Extension.EARLY | Extension.EOF | Extension.REPLY | Extension.ENV | Extension.SUBSYSTEM
+    | Extension.BANNER | Extension.SIGNAL
+)
+"""What this version implements."""
+
+NONE = Extension(0)
+_ALL = sum(Extension)
+
+
+def announced_in(settings: Mapping[int, int]) -> Extension | None:
+    """The extensions a peer announces, unknown bits left out; None for a peer without the setting (Go)."""
+    value = settings.get(SETTING)
+    return None if value is None else Extension(value & _ALL)
