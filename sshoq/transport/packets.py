@@ -1,0 +1,231 @@
+"""What can be said of a QUIC packet without any connection: its head, and the answers a router
+gives itself.
+
+Retry (RFC 9000 8.1.2), version negotiation (6) and stateless reset (10.3) are made from the packet
+alone, cheaply, and are never longer than what they answer. Knows neither sockets nor the QUIC
+library.
+"""
+
+import hmac
+import os
+import struct
+from typing import NamedTuple
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from sshoq.wire import Reader, WireError
+
+VERSION_1 = 0x00000001
+VERSION_2 = 0x6B3343CF
+SUPPORTED_VERSIONS = (VERSION_1, VERSION_2)
+
+CID_LENGTH = 8
+"""Of the connection IDs that we choose; a short header does not tell."""
+
+MAX_CID_LENGTH = 20
+MIN_INITIAL_DATAGRAM = 1200
+"""Below that a first packet is not one (RFC 9000 14.1): answering would amplify."""
+
+RESET_TOKEN_LENGTH = 16
+MIN_RESET_LENGTH = 21
+
+TICKET_LIFETIME = 15.0
+"""Seconds. A client answers a Retry at once; the longest round trip is far below."""
+
+_LONG = 0x80
+_FIXED = 0x40
+_INITIAL_TYPE = {VERSION_1: 0, VERSION_2: 1}
+_RETRY_TYPE = {VERSION_1: 3, VERSION_2: 0}
+
+# RFC 9001 5.8 and RFC 9369 3.3.3: keys that everybody knows, so that chance damage is found.
+_RETRY_KEYS = {
+    VERSION_1: ("be0c690b9f66575a1d766b54e368c84e", "461599d35d632bf2239825bb"),
+    VERSION_2: ("8fb4b01b56ac48e260fbcbcead7ccc92", "d86969bc2d7c6d9990efb04a"),
+}
+
+
+class PacketHead(NamedTuple):
+    """The first packet of a datagram, as far as anybody on the path can read it."""
+
+    version: int | None
+    """None: a short header, which says no more than the destination."""
+    destination_cid: bytes
+    source_cid: bytes
+    is_initial: bool
+    """Of a version we speak, and in a datagram of the size that the RFC demands."""
+    token: bytes
+
+
+class FirstPacket(NamedTuple):
+    """What a server's engine must know of how the connection began."""
+
+    version: int
+    destination_cid: bytes
+    """The client's present name for us."""
+    original_cid: bytes
+    """The client's first name for us: the same, unless there was a Retry."""
+    retry_cid: bytes | None
+    """The name we gave in a Retry. Present: the client's address is known to be its own."""
+
+    @classmethod
+    def of(cls, datagram: bytes) -> "FirstPacket":
+        """Of a datagram that `parse_packet` called initial."""
+        head = _initial_head(datagram)
+        assert head.version is not None
+        return cls(head.version, head.destination_cid, head.destination_cid, None)
+
+
+class TicketMissing(Exception):
+    """The first packet carries no Retry token."""
+
+
+class TicketInvalid(Exception):
+    """The token was not made here, not for this client, or too long ago."""
+
+
+def parse_packet(datagram: bytes) -> PacketHead | None:
+    """The head of a datagram's first packet; None when it cannot be QUIC, or is nothing one may
+    answer.
+    """
+    if not datagram:
+        return None
+    if not datagram[0] & _LONG:
+        return _parse_short(datagram)
+    try:
+        return _parse_long(datagram)
+    except WireError:
+        return None
+
+
+def _parse_short(datagram: bytes) -> PacketHead | None:
+    if not datagram[0] & _FIXED or len(datagram) < MIN_RESET_LENGTH:
+        return None
+    return PacketHead(None, datagram[1 : 1 + CID_LENGTH], b"", False, b"")
+
+
+def _parse_long(datagram: bytes) -> PacketHead | None:
+    reader = Reader(datagram, 1)
+    version = reader.u32()
+    if version == 0:
+        return None  # a version negotiation packet; servers send those
+    destination = reader.take(reader.u8())
+    source = reader.take(reader.u8())
+    if version not in SUPPORTED_VERSIONS:
+        return PacketHead(version, destination, source, False, b"")
+    if max(len(destination), len(source)) > MAX_CID_LENGTH or not datagram[0] & _FIXED:
+        return None
+    if (datagram[0] >> 4) & 3 != _INITIAL_TYPE[version]:
+        return PacketHead(version, destination, source, False, b"")
+    token = reader.bytes()
+    # RFC 9000 7.2: a client's first name for us has at least 8 bytes.
+    is_initial = len(datagram) >= MIN_INITIAL_DATAGRAM and len(destination) >= 8
+    return PacketHead(version, destination, source, is_initial, token)
+
+
+def _initial_head(datagram: bytes) -> PacketHead:
+    head = parse_packet(datagram)
+    if head is None or not head.is_initial:
+        raise ValueError("not a client's first packet")
+    return head
+
+
+# ------------------------------------------------------------------------------- answers to noise
+
+
+def answer_to_noise(head: PacketHead, length: int, reset_key: bytes) -> bytes | None:
+    """What a packet of no known connection, in a datagram of `length` bytes, is answered with."""
+    if head.version is None:
+        return stateless_reset(reset_key, head.destination_cid, length)
+    if head.version not in SUPPORTED_VERSIONS and length >= MIN_INITIAL_DATAGRAM:
+        return version_negotiation(head)
+    return None
+
+
+def version_negotiation(head: PacketHead) -> bytes:
+    """RFC 9000 17.2.1: the versions we speak, to a client that began with another one."""
+    out = bytearray([_LONG | _FIXED | os.urandom(1)[0] & 0x3F])
+    out += struct.pack("!I", 0)
+    for connection_id in (head.source_cid, head.destination_cid):
+        out.append(len(connection_id))
+        out += connection_id
+    for version in SUPPORTED_VERSIONS:
+        out += struct.pack("!I", version)
+    return bytes(out)
+
+
+def reset_token(key: bytes, connection_id: bytes) -> bytes:
+    """The secret that ends the connection of that ID; who has lost the connection can still make
+    it.
+    """
+    return hmac.digest(key, connection_id, "sha256")[:RESET_TOKEN_LENGTH]
+
+
+def stateless_reset(key: bytes, connection_id: bytes, length: int) -> bytes | None:
+    """RFC 9000 10.3: looks like any short packet, and is shorter than the one it answers (else a
+    loop).
+    """
+    size = min(length - 1, 2 * MIN_RESET_LENGTH)
+    if size < MIN_RESET_LENGTH:
+        return None
+    noise = bytearray(os.urandom(size - RESET_TOKEN_LENGTH))
+    noise[0] = _FIXED | noise[0] & 0x3F
+    return bytes(noise) + reset_token(key, connection_id)
+
+
+# ------------------------------------------------------------------------------- Retry
+
+
+class RetryTickets:
+    """Retry packets and their tokens: a client that brings one back owns the address it was sent
+    to.
+    """
+
+    def __init__(self) -> None:
+        self._seal = AESGCM(AESGCM.generate_key(bit_length=128))
+
+    def retry(self, datagram: bytes, peer: tuple[str, int], now: float) -> bytes:
+        """The Retry packet that answers a first packet without a token."""
+        head = _initial_head(datagram)
+        assert head.version is not None
+        new_cid = os.urandom(CID_LENGTH)
+        nonce = os.urandom(12)
+        content = struct.pack("!d", now) + head.destination_cid
+        token = nonce + self._seal.encrypt(nonce, content, _bound_to(peer, new_cid))
+        return _retry_packet(head, new_cid, token)
+
+    def redeem(self, datagram: bytes, peer: tuple[str, int], now: float) -> FirstPacket:
+        """The start of a connection whose client has shown its address. TicketMissing,
+        TicketInvalid.
+        """
+        head = _initial_head(datagram)
+        assert head.version is not None
+        if not head.token:
+            raise TicketMissing
+        bound = _bound_to(peer, head.destination_cid)
+        try:
+            content = self._seal.decrypt(head.token[:12], head.token[12:], bound)
+        except (InvalidTag, ValueError):
+            raise TicketInvalid("the token was not made for this client") from None
+        (made_at,) = struct.unpack_from("!d", content)
+        if not 0 <= now - made_at <= TICKET_LIFETIME:
+            raise TicketInvalid("the token is too old")
+        return FirstPacket(head.version, head.destination_cid, content[8:], head.destination_cid)
+
+
+def _bound_to(peer: tuple[str, int], connection_id: bytes) -> bytes:
+    return struct.pack("!H", peer[1]) + connection_id + peer[0].encode()
+
+
+def _retry_packet(head: PacketHead, new_cid: bytes, token: bytes) -> bytes:
+    assert head.version is not None
+    first = _LONG | _FIXED | _RETRY_TYPE[head.version] << 4 | os.urandom(1)[0] & 0x0F
+    packet = bytearray([first])
+    packet += struct.pack("!I", head.version)
+    for connection_id in (head.source_cid, new_cid):
+        packet.append(len(connection_id))
+        packet += connection_id
+    packet += token
+    key, nonce = (bytes.fromhex(text) for text in _RETRY_KEYS[head.version])
+    pseudo = bytes([len(head.destination_cid)]) + head.destination_cid + bytes(packet)
+    return bytes(packet) + AESGCM(key).encrypt(nonce, b"", pseudo)

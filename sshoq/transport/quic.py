@@ -1,0 +1,1029 @@
+"""One QUIC connection, sans-IO: datagrams in, datagrams out, a timer, events. The one file that
+knows aioquic.
+
+aioquic is subclassed, never forked, and pinned: what is overridden here is named `_like_this`
+there. Three layers, bottom up: `_Handshake` (TLS: exporter, hybrid key exchange, remote signing),
+`_Connection` (flow control by consumption, bounds and checks that aioquic lacks), and `Engine`,
+which is all that others see. It knows no socket, no clock and no event loop.
+"""
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import TextIO, cast
+
+from aioquic import tls
+from aioquic._buffer import Buffer
+from aioquic.quic import events as told
+from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE, QuicConfiguration
+from aioquic.quic.connection import (
+    Limit,
+    QuicConnection,
+    QuicConnectionAdapter,
+    QuicConnectionError,
+    QuicConnectionId,
+    QuicConnectionState,
+    QuicReceiveContext,
+)
+from aioquic.quic.packet import QuicErrorCode, QuicFrameType, pull_quic_transport_parameters
+from aioquic.quic.packet_builder import QuicPacketBuilder
+from aioquic.quic.recovery import QuicPacketSpace
+from aioquic.quic.stream import QuicStream, QuicStreamSender
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from sshoq.transport.credit import CreditBook, raised
+from sshoq.transport.events import (
+    BEFORE_LOGIN,
+    Address,
+    Cause,
+    ConnectionIdIssued,
+    ConnectionIdRetired,
+    DatagramReceived,
+    Event,
+    HandshakeCompleted,
+    Limits,
+    PathChanged,
+    SendReady,
+    StreamData,
+    StreamReset,
+    StreamStopped,
+    Terminated,
+)
+from sshoq.transport.identity import (
+    ECDSA_SCHEMES,
+    MIN_RSA_BITS,
+    RemoteKey,
+    ServerIdentity,
+    SignatureScheme,
+)
+from sshoq.transport.packets import (
+    CID_LENGTH,
+    RESET_TOKEN_LENGTH,
+    VERSION_1,
+    VERSION_2,
+    FirstPacket,
+    reset_token,
+)
+from sshoq.transport.tls_groups import (
+    HYBRID_GROUP,
+    HybridCurve,
+    HybridPrivateKey,
+    HybridPublicKey,
+)
+
+ALPN = "h3"
+
+IDLE_TIMEOUT = 30.0
+KEEP_ALIVE = 10.0
+
+MAX_DATAGRAM_FRAME = 65535
+"""Accepted of the peer, announced as transport parameter; Go peers want any value above 0."""
+
+MAX_WAITING_DATAGRAMS = 1024 * 1024
+"""Bytes of received DATAGRAM frames that wait for a reader. More are dropped, newest first."""
+
+MAX_UNSENT_DATAGRAMS = 256
+"""Of our own, waiting for the congestion window."""
+
+DATAGRAM_OVERHEAD = 64
+"""What an empty datagram counts for in that bound."""
+
+MAX_HELD_PACKETS = 16
+"""1-RTT packets that overtook the handshake, kept until it completes (RFC 9001 5.7)."""
+
+MAX_CONNECTION_IDS = 4
+MAX_STREAM_GAPS = 1024
+"""Pieces of one stream that may wait for what is missing between them. A window of small packets
+with every other one lost makes fewer; one-byte frames sent to burn our time make more.
+"""
+
+MAX_CLIENT_HELLO = 16 * 1024
+MAX_SERVER_MESSAGE = 96 * 1024
+"""Bounds of one TLS message; a chain of certificates is the largest a server sends."""
+
+KEY_PHASE_PACKETS = 1 << 22
+"""Packets after which keys are updated: AES-GCM is good for 2^23 (RFC 9001 6.6)."""
+
+MAX_REASON = 512
+
+RSA_SCHEMES = (0x0804, 0x0805, 0x0806)
+CERTIFICATE_ONLY_SCHEMES = (0x0401, 0x0501, 0x0601)
+"""PKCS#1 v1.5: good in the certificates of public chains, never in the handshake itself."""
+
+OFFERED_SCHEMES = (
+    SignatureScheme.ED25519,
+    *ECDSA_SCHEMES.values(),
+    *RSA_SCHEMES,
+    *CERTIFICATE_ONLY_SCHEMES,
+)
+
+OFFERED_SUITES = [
+    tls.CipherSuite.AES_128_GCM_SHA256,
+    tls.CipherSuite.AES_256_GCM_SHA384,
+    tls.CipherSuite.CHACHA20_POLY1305_SHA256,
+]
+
+
+class NoStreamCredit(Exception):
+    """The peer does not permit another stream now."""
+
+
+class StreamClosed(Exception):
+    """The stream takes no more data: stopped by the peer, reset, or gone with its connection."""
+
+
+# ---------------------------------------------------------------------------------------- TLS
+
+
+def _teach_hybrid_group() -> None:
+    """aioquic finds groups by their curve in two tables and in the module `ec`; give it one more
+    there.
+    """
+
+    def generate_private_key(
+        curve: ec.EllipticCurve | HybridCurve,
+    ) -> ec.EllipticCurvePrivateKey | HybridPrivateKey:
+        if isinstance(curve, HybridCurve):
+            return HybridPrivateKey()
+        return ec.generate_private_key(curve)
+
+    library_decode = tls.decode_public_key
+
+    def decode_public_key(key_share: tuple[int, bytes]) -> object:
+        group, share = key_share
+        return HybridPublicKey(share) if group == HYBRID_GROUP else library_decode(key_share)
+
+    curves = ModuleType("ec")
+    vars(curves).update(vars(ec), generate_private_key=generate_private_key)
+    vars(tls).update(ec=curves, decode_public_key=decode_public_key)
+    ec.EllipticCurvePublicKey.register(HybridPublicKey)
+    tls.GROUP_TO_CURVE[HYBRID_GROUP] = HybridCurve
+    tls.CURVE_TO_GROUP[HybridCurve] = HYBRID_GROUP
+
+
+_teach_hybrid_group()
+
+
+def export_keying_material(
+    algorithm: hashes.HashAlgorithm, master_secret: bytes, label: bytes, context: bytes, length: int
+) -> bytes:
+    """RFC 8446 7.5."""
+
+    def digest(data: bytes) -> bytes:
+        state = hashes.Hash(algorithm)
+        state.update(data)
+        return state.finalize()
+
+    size = algorithm.digest_size
+    secret = tls.hkdf_expand_label(algorithm, master_secret, label, digest(b""), size)
+    return tls.hkdf_expand_label(algorithm, secret, b"exporter", digest(context), length)
+
+
+class _Handshake(tls.Context):
+    """TLS 1.3 as we want it: our groups and signatures, an exporter, and bounds."""
+
+    exporter_master_secret = b""
+    peer_chain: Sequence[bytes] = ()
+
+    def configure(self) -> None:
+        """Instead of __init__, as aioquic makes the object."""
+        self._supported_groups: list[int] = [HYBRID_GROUP, tls.Group.X25519]  # type: ignore[assignment]  # a group is a number
+        if not self._is_client:
+            self._supported_groups.append(tls.Group.SECP256R1)
+        self._signature_algorithms = [int(scheme) for scheme in OFFERED_SCHEMES]
+
+    @property
+    def key_exchange(self) -> str:
+        """The group agreed upon."""
+        for key in cast("list[object]", self._ec_private_keys):
+            if isinstance(key, HybridPrivateKey):
+                if key.exchanged:
+                    return "X25519MLKEM768"
+            elif not self._is_client:
+                return "P-256"
+        return "X25519"
+
+    def handle_message(self, input_data: bytes, output_buf: dict[tls.Epoch, Buffer]) -> None:
+        super().handle_message(input_data, output_buf)
+        waiting = self._receive_buffer
+        longest = MAX_SERVER_MESSAGE if self._is_client else MAX_CLIENT_HELLO
+        if int.from_bytes(waiting[1:4], "big") > longest:
+            raise tls.AlertDecodeError("TLS message is too long")
+
+    def _setup_traffic_protection(
+        self, direction: tls.Direction, epoch: tls.Epoch, label: bytes
+    ) -> None:
+        # Here, on both sides, the transcript is ClientHello … server Finished, as the exporter
+        # wants it.
+        if label == b"s ap traffic" and self.key_schedule is not None:
+            self.exporter_master_secret = self.key_schedule.derive_secret(b"exp master")
+        super()._setup_traffic_protection(direction, epoch, label)
+
+    def _server_handle_hello(
+        self, input_buf: Buffer, initial_buf: Buffer, handshake_buf: Buffer
+    ) -> None:
+        # aioquic takes the client's first share that it knows; take the hybrid one wherever it
+        # stands.
+        whole = input_buf.data_slice(0, input_buf.capacity)
+        hello = tls.pull_client_hello(Buffer(data=whole))
+        if any(group == HYBRID_GROUP for group, _ in hello.key_share or ()):
+            self._supported_groups = [HYBRID_GROUP]
+        super()._server_handle_hello(input_buf, initial_buf, handshake_buf)
+
+    def _signature_algorithms_for_private_key(self) -> list[tls.SignatureAlgorithm]:
+        key = cast(object, self.certificate_private_key)
+        return [tls.SignatureAlgorithm(key.scheme)] if isinstance(key, RemoteKey) else []
+
+    def _set_peer_certificate(self, certificate: tls.Certificate) -> None:
+        super()._set_peer_certificate(certificate)
+        self.peer_chain = [der for der, _ in certificate.certificates]
+
+    def _check_certificate_verify_signature(self, verify: tls.CertificateVerify) -> None:
+        super()._check_certificate_verify_signature(verify)
+        assert self._peer_certificate is not None
+        key = self._peer_certificate.public_key()
+        if isinstance(key, ec.EllipticCurvePublicKey):
+            # RFC 8446 4.2.3: the scheme names the curve, too.
+            if ECDSA_SCHEMES.get(key.curve.name) != verify.algorithm:
+                raise tls.AlertIllegalParameter(
+                    "the signature's scheme is not that of the key's curve"
+                )
+        elif verify.algorithm in RSA_SCHEMES and getattr(key, "key_size", 0) < MIN_RSA_BITS:
+            raise tls.AlertBadCertificate("the server's RSA key is too short")
+
+
+# ---------------------------------------------------------------------------------------- QUIC
+
+
+class _Silence(QuicConnectionAdapter):
+    """aioquic logs what peers do; with no handler set, its warnings would end on the user's
+    terminal.
+    """
+
+    def _ignore(self, msg: object, *args: object, **kwargs: object) -> None:
+        pass
+
+    debug = info = warning = error = _ignore
+
+
+_SILENCE = _Silence(logging.getLogger("quic"), {})
+
+
+class _KeyLog:
+    """A callback in the shape of the file that aioquic writes secrets to."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self.write = tell
+
+    def flush(self) -> None:
+        pass
+
+
+def _peek_varints(buf: Buffer, count: int) -> list[int]:
+    start = buf.tell()
+    values = [buf.pull_uint_var() for _ in range(count)]
+    buf.seek(start)
+    return values
+
+
+class _Connection(QuicConnection):
+    """aioquic's connection with our credit, our connection IDs, and the checks and bounds it
+    lacks.
+    """
+
+    def __init__(
+        self,
+        configuration: QuicConfiguration,
+        limits: Limits,
+        *,
+        start: FirstPacket | None = None,
+        reset_key: bytes = b"",
+    ) -> None:
+        super().__init__(
+            configuration=configuration,
+            original_destination_connection_id=start.original_cid if start else None,
+            retry_source_connection_id=start.retry_cid if start else None,
+        )
+        self._logger = _SILENCE
+        self._loss._logger = None
+        self._reset_key = reset_key or os.urandom(32)
+        self._announced_cid = 0
+        self._begun_by_application = False
+        self.credit = CreditBook(limits)
+        self.last_received = 0.0
+        self.migration_allowed = True
+        self.notices: deque[Event] = deque()
+        for limit, count in (
+            (self._local_max_streams_bidi, limits.bidirectional_streams),
+            (self._local_max_streams_uni, limits.unidirectional_streams),
+        ):
+            limit.value = limit.sent = count
+        if not self._is_client:
+            first = self._host_cids[0]
+            first.stateless_reset_token = reset_token(self._reset_key, first.cid)
+
+    # ------------------------------------------------------------------ what Engine asks
+
+    @property
+    def handshake(self) -> _Handshake:
+        return cast(_Handshake, self.tls)
+
+    @property
+    def is_complete(self) -> bool:
+        return self._handshake_complete
+
+    @property
+    def is_over(self) -> bool:
+        return self._close_event is not None
+
+    def knows_cid(self, cid: bytes) -> bool:
+        return any(cid == own.cid for own in self._host_cids)
+
+    def is_reset_token(self, token: bytes) -> bool:
+        """Whether that is the peer's secret for one of the connection IDs we use (RFC 9000
+        10.3.1).
+        """
+        known = [self._peer_cid, *self._peer_cid_available]
+        known += [path.peer_cid for path in self._network_paths if path.peer_cid is not None]
+        return any(token == cid.stateless_reset_token for cid in known)
+
+    def raise_limits(self, limits: Limits) -> None:
+        before = self.credit.limits
+        self.credit.limits = limits
+        self._local_max_streams_bidi.value += max(
+            0, limits.bidirectional_streams - before.bidirectional_streams
+        )
+        self._local_max_streams_uni.value += max(
+            0, limits.unidirectional_streams - before.unidirectional_streams
+        )
+
+    def close_by_application(self, code: int, reason: str) -> None:
+        self._begun_by_application = True
+        self.close(code, None, reason)
+
+    def close(
+        self,
+        error_code: int = QuicErrorCode.NO_ERROR,
+        frame_type: int | None = None,
+        reason_phrase: str = "",
+    ) -> None:
+        if frame_type is None and not self._begun_by_application:
+            frame_type = QuicFrameType.PADDING  # aioquic means itself, and would say it was us
+        reason = reason_phrase.encode()[:MAX_REASON].decode(errors="ignore")
+        super().close(error_code, frame_type, reason)
+
+    # ------------------------------------------------------------------ handshake
+
+    def _initialize(self, peer_cid: bytes) -> None:
+        super()._initialize(peer_cid)
+        # aioquic names its class for TLS outright; this is the one way to ours without a copy of
+        # the method.
+        self.tls.__class__ = _Handshake
+        self.handshake.configure()
+
+    def _update_traffic_key(
+        self,
+        direction: tls.Direction,
+        epoch: tls.Epoch,
+        cipher_suite: tls.CipherSuite,
+        secret: bytes,
+    ) -> None:
+        super()._update_traffic_key(direction, epoch, cipher_suite, secret)
+        if direction == tls.Direction.ENCRYPT and epoch == tls.Epoch.ONE_RTT:
+            self.notices.append(SendReady())
+
+    def _parse_transport_parameters(self, data: bytes, from_session_ticket: bool = False) -> None:
+        super()._parse_transport_parameters(data, from_session_ticket)
+        parameters = pull_quic_transport_parameters(Buffer(data=data))
+        if parameters.ack_delay_exponent is not None:
+            self._remote_ack_delay_exponent = parameters.ack_delay_exponent
+        if not self._remote_max_idle_timeout:
+            self._remote_max_idle_timeout = None  # RFC 9000 18.2: 0 is no timeout, not one at once
+        if parameters.max_udp_payload_size is not None:
+            self._max_datagram_size = min(self._max_datagram_size, parameters.max_udp_payload_size)
+        self.migration_allowed = not parameters.disable_active_migration
+        # A server that would rather be elsewhere: our socket is connected to where the user told
+        # us.
+        self._remote_preferred_address = None
+
+    # ------------------------------------------------------------------ connection IDs
+
+    def _replenish_connection_ids(self) -> None:
+        wanted = min(MAX_CONNECTION_IDS, self._remote_active_connection_id_limit)
+        while len(self._host_cids) < wanted:
+            cid = os.urandom(CID_LENGTH)
+            self._host_cids.append(
+                QuicConnectionId(
+                    cid=cid,
+                    sequence_number=self._host_cid_seq,
+                    stateless_reset_token=reset_token(self._reset_key, cid),
+                )
+            )
+            self._host_cid_seq += 1
+            self.notices.append(ConnectionIdIssued(cid))
+
+    def _write_new_connection_id_frame(
+        self, builder: QuicPacketBuilder, connection_id: QuicConnectionId
+    ) -> None:
+        super()._write_new_connection_id_frame(builder, connection_id)
+        self._announced_cid = max(self._announced_cid, connection_id.sequence_number)
+
+    def _consume_peer_cid(self) -> None:
+        if not self._peer_cid_available:
+            raise QuicConnectionError(
+                QuicErrorCode.PROTOCOL_VIOLATION,
+                QuicFrameType.NEW_CONNECTION_ID,
+                "All connection IDs were retired",
+            )
+        super()._consume_peer_cid()
+
+    # ----------------------------------------------------------------- checks and bounds on receipt
+
+    def _payload_received(
+        self, context: QuicReceiveContext, plain: bytes, crypto_frame_required: bool = False
+    ) -> tuple[bool, bool]:
+        self.last_received = context.time
+        return super()._payload_received(context, plain, crypto_frame_required)
+
+    def _handle_ack_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        (largest,) = _peek_varints(buf, 1)
+        if largest >= self._packet_number:
+            # RFC 9000 13.1. Who acknowledges the future wants us to send faster than the path
+            # allows.
+            raise QuicConnectionError(
+                QuicErrorCode.PROTOCOL_VIOLATION, frame_type, "ACK of a packet that was never sent"
+            )
+        super()._handle_ack_frame(context, frame_type, buf)
+
+    def _handle_crypto_frame(
+        self, context: QuicReceiveContext, frame_type: int, buf: Buffer
+    ) -> None:
+        offset, length = _peek_varints(buf, 2)
+        receiver = self._crypto_streams[context.epoch].receiver
+        longest = MAX_SERVER_MESSAGE if self._is_client else MAX_CLIENT_HELLO
+        if offset + length - receiver.starting_offset() > longest:
+            raise QuicConnectionError(
+                QuicErrorCode.CRYPTO_BUFFER_EXCEEDED, frame_type, "Too much handshake data ahead"
+            )
+        super()._handle_crypto_frame(context, frame_type, buf)
+        if len(receiver._ranges) > MAX_STREAM_GAPS:
+            raise QuicConnectionError(
+                QuicErrorCode.CRYPTO_BUFFER_EXCEEDED,
+                frame_type,
+                "Handshake data in too many pieces",
+            )
+
+    def _handle_stream_frame(
+        self, context: QuicReceiveContext, frame_type: int, buf: Buffer
+    ) -> None:
+        (stream_id,) = _peek_varints(buf, 1)
+        super()._handle_stream_frame(context, frame_type, buf)
+        if len(self._streams[stream_id].receiver._ranges) > MAX_STREAM_GAPS:
+            raise QuicConnectionError(
+                QuicErrorCode.INTERNAL_ERROR, frame_type, "Stream data in too many pieces"
+            )
+
+    def _handle_stop_sending_frame(
+        self, context: QuicReceiveContext, frame_type: int, buf: Buffer
+    ) -> None:
+        stream_id, code = _peek_varints(buf, 2)
+        known = self._streams.get(stream_id)
+        ended = known is not None and _takes_no_more(known.sender)
+        super()._handle_stop_sending_frame(context, frame_type, buf)
+        if not ended:
+            _forget_unsent(self._streams[stream_id].sender)
+            self.notices.append(StreamStopped(stream_id, code))
+
+    def _handle_retire_connection_id_frame(
+        self, context: QuicReceiveContext, frame_type: int, buf: Buffer
+    ) -> None:
+        (sequence_number,) = _peek_varints(buf, 1)
+        if sequence_number > self._announced_cid:
+            # Else one packet could have us make new IDs without end, each to be retired unseen.
+            raise QuicConnectionError(
+                QuicErrorCode.PROTOCOL_VIOLATION, frame_type, "Cannot retire unknown connection ID"
+            )
+        super()._handle_retire_connection_id_frame(context, frame_type, buf)
+
+    # ------------------------------------------------------------------ credit
+
+    def _write_connection_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace) -> None:
+        data = self._local_max_data
+        window = self.credit.limits.connection_window
+        data.value = raised(data.value, self.credit.connection_limit(), window)
+        if data.value != data.sent:
+            self._write_limit(builder, data)
+        for streams in (self._local_max_streams_bidi, self._local_max_streams_uni):
+            left, more = streams.sent - streams.used, streams.value - streams.sent
+            if more > left:
+                self._write_limit(builder, streams)
+
+    def _write_limit(self, builder: QuicPacketBuilder, limit: Limit) -> None:
+        buf = builder.start_frame(
+            limit.frame_type,
+            capacity=9,
+            handler=self._on_connection_limit_delivery,
+            handler_args=(limit,),
+        )
+        buf.push_uint_var(limit.value)
+        limit.sent = limit.value
+
+    def _write_stream_limits(
+        self, builder: QuicPacketBuilder, space: QuicPacketSpace, stream: QuicStream
+    ) -> None:
+        receiver = stream.receiver
+        if receiver.is_finished or receiver._final_size is not None or stream.stream_id is None:
+            return  # all that will come has its credit already
+        window = self.credit.limits.stream_window
+        limit = raised(
+            stream.max_stream_data_local, self.credit.stream_limit(stream.stream_id), window
+        )
+        stream.max_stream_data_local = limit
+        if stream.max_stream_data_local_sent != limit:
+            buf = builder.start_frame(
+                QuicFrameType.MAX_STREAM_DATA,
+                capacity=17,
+                handler=self._on_max_stream_data_delivery,
+                handler_args=(stream,),
+            )
+            buf.push_uint_var(stream.stream_id)
+            buf.push_uint_var(limit)
+            stream.max_stream_data_local_sent = limit
+
+
+def _takes_no_more(sender: QuicStreamSender) -> bool:
+    return sender.is_finished or sender._reset_error_code is not None
+
+
+def _forget_unsent(sender: QuicStreamSender) -> None:
+    """After a reset nothing of the buffer is sent again, so it need not wait for the reset's
+    acknowledgement.
+    """
+    sender._buffer = bytearray()
+    sender._buffer_start = sender._buffer_stop
+
+
+# --------------------------------------------------------------------------------------- the engine
+
+
+class Engine:
+    """One connection. Call `receive`, `handle_timer` and the verbs; then drain `next_event` and
+    `outgoing`.
+    """
+
+    def __init__(
+        self, connection: _Connection, *, keep_alive: float | None, address_validated: bool = False
+    ) -> None:
+        self._connection = connection
+        self._keep_alive = keep_alive
+        self._address_validated = address_validated
+        self._events: deque[Event] = deque()
+        self._gathering: dict[int, tuple[StreamData, list[bytes]]] = {}
+        self._held: list[tuple[bytes, Address]] = []
+        self._waiting_datagrams = 0
+        self._last_ping = 0.0
+        self._key_phase_began = 0
+        self._path: Address | None = connection.get_peer_address()
+        self._terminated: Terminated | None = None
+        self._farewell: list[tuple[Address, list[bytes]]] = []
+        self._strays = 0
+
+    # ------------------------------------------------------------------ makers
+
+    @classmethod
+    def client(
+        cls,
+        peer: Address,
+        server_name: str | None,
+        *,
+        now: float,
+        limits: Limits = BEFORE_LOGIN,
+        idle_timeout: float = IDLE_TIMEOUT,
+        keep_alive: float | None = KEEP_ALIVE,
+        max_datagram_size: int = SMALLEST_MAX_DATAGRAM_SIZE,
+        keylog: Callable[[str], None] | None = None,
+    ) -> "Engine":
+        """Starts the handshake. The certificate's signature is checked here; whose it is, above."""
+        configuration = _configuration(
+            is_client=True,
+            limits=limits,
+            idle_timeout=idle_timeout,
+            max_datagram_size=max_datagram_size,
+        )
+        configuration.server_name = server_name.rstrip(".") if server_name else None
+        configuration.supported_versions = [VERSION_1]
+        configuration.verify_mode = 0
+        if keylog is not None:
+            configuration.secrets_log_file = cast(TextIO, _KeyLog(keylog))
+        connection = _Connection(configuration, limits)
+        connection.connect(peer, now)
+        return cls(connection, keep_alive=keep_alive)
+
+    @classmethod
+    def server(
+        cls,
+        start: FirstPacket,
+        identity: ServerIdentity,
+        *,
+        limits: Limits = BEFORE_LOGIN,
+        reset_key: bytes = b"",
+        idle_timeout: float = IDLE_TIMEOUT,
+        keep_alive: float | None = KEEP_ALIVE,
+        max_datagram_size: int = SMALLEST_MAX_DATAGRAM_SIZE,
+    ) -> "Engine":
+        """Answers a first packet, which is still to be given to `receive`."""
+        configuration = _configuration(
+            is_client=False,
+            limits=limits,
+            idle_timeout=idle_timeout,
+            max_datagram_size=max_datagram_size,
+        )
+        configuration.supported_versions = [VERSION_1, VERSION_2]
+        configuration.certificate = identity.certificates[0]
+        configuration.certificate_chain = identity.certificates[1:]
+        configuration.private_key = identity.key
+        connection = _Connection(configuration, limits, start=start, reset_key=reset_key)
+        return cls(connection, keep_alive=keep_alive, address_validated=start.retry_cid is not None)
+
+    # ------------------------------------------------------------------ the wire
+
+    def receive(self, datagrams: Sequence[bytes], peer: Address, now: float) -> None:
+        """Take what came from one address. Whatever it is: events are all that comes of it."""
+        if self._terminated is not None:
+            self._strays += len(datagrams)
+            return
+        for datagram in datagrams:
+            self._take(datagram, peer, now)
+            if self._connection.is_over:
+                break
+        self._collect()
+
+    def outgoing(self, now: float) -> list[tuple[Address, list[bytes]]]:
+        """What is to be sent now, in batches per address. After the end: the last flight, then
+        its echoes.
+        """
+        if self._terminated is not None and self._farewell:
+            return self._echo_farewell()
+        connection = self._connection
+        if connection.get_peer_address() is None:
+            return []
+        self._keep_keys_fresh()
+        batches: dict[Address, list[bytes]] = {}
+        for datagram, address in connection.datagrams_to_send(now):
+            batches.setdefault(address, []).append(datagram)
+        self._collect()
+        if self._terminated is not None:
+            self._farewell = list(batches.items())
+        return list(batches.items())
+
+    def timer(self) -> float | None:
+        """When to call `handle_timer` at the latest."""
+        if self._terminated is not None or self._connection.get_peer_address() is None:
+            return None
+        deadlines = [self._connection.get_timer(), self._keep_alive_due()]
+        return min((at for at in deadlines if at is not None), default=None)
+
+    def handle_timer(self, now: float) -> None:
+        """Something may be due. `outgoing()` has what it leads to."""
+        connection = self._connection
+        if self._terminated is not None or connection.get_peer_address() is None:
+            return
+        due = self._keep_alive_due()
+        if due is not None and now >= due:
+            self._last_ping = now
+            self.ping()
+        idle = connection._close_at is not None and now >= connection._close_at
+        connection.handle_timer(now)
+        self._collect(idle=idle)
+
+    def next_event(self) -> Event | None:
+        """The oldest event not yet taken."""
+        if not self._events:
+            return None
+        event = self._events.popleft()
+        if isinstance(event, DatagramReceived):
+            self._waiting_datagrams -= len(event.data) + DATAGRAM_OVERHEAD
+        return event
+
+    # ------------------------------------------------------------------ streams
+
+    def open_stream(self, *, unidirectional: bool = False) -> int:
+        """The ID of a new stream. NoStreamCredit when the peer permits none; StreamClosed after
+        the end.
+        """
+        if self._terminated is not None:
+            raise StreamClosed("the connection has ended")
+        connection = self._connection
+        stream_id = connection.get_next_available_stream_id(is_unidirectional=unidirectional)
+        permitted = (
+            connection._remote_max_streams_uni
+            if unidirectional
+            else connection._remote_max_streams_bidi
+        )
+        if stream_id // 4 >= permitted:
+            raise NoStreamCredit("the peer permits no more streams now")
+        connection._get_or_create_stream_for_send(stream_id)
+        return stream_id
+
+    def write(self, stream_id: int, data: bytes | memoryview, *, fin: bool = False) -> None:
+        """Queue data. It is kept until acknowledged: look at `buffered` before adding more.
+        StreamClosed.
+        """
+        stream = self._connection._streams.get(stream_id)
+        if self._terminated is not None or stream is None or _takes_no_more(stream.sender):
+            raise StreamClosed(f"stream {stream_id} takes no more data")
+        stream.sender.write(cast(bytes, data), end_stream=fin)
+
+    def buffered(self, stream_id: int) -> int:
+        """Bytes written and not yet acknowledged."""
+        stream = self._connection._streams.get(stream_id)
+        return stream.sender._buffer_stop - stream.sender._buffer_start if stream else 0
+
+    @property
+    def buffered_total(self) -> int:
+        """The same over all streams; looks at each."""
+        return sum(self.buffered(stream_id) for stream_id in self._connection._streams)
+
+    def consumed(self, stream_id: int, count: int) -> None:
+        """The reader is done with so many bytes of StreamData: the peer may send as many more."""
+        self._connection.credit.consume(stream_id, count)
+
+    def reset(self, stream_id: int, code: int) -> None:
+        """Give up sending. What is not yet sent or acknowledged is dropped."""
+        stream = self._connection._streams.get(stream_id)
+        if stream is not None and not stream.sender.is_finished:
+            stream.sender.reset(code)
+            _forget_unsent(stream.sender)
+
+    def stop(self, stream_id: int, code: int) -> None:
+        """Give up reading: no more StreamData, and all that was or will be received counts as
+        consumed.
+        """
+        stream = self._connection._streams.get(stream_id)
+        still_open = stream is not None and not stream.receiver.is_finished
+        self._connection.credit.forsake(stream_id, more_to_come=still_open)
+        if stream is not None and still_open:
+            stream.receiver.stop(code)
+
+    # ------------------------------------------------------------------ datagrams
+
+    @property
+    def max_datagram_payload(self) -> int:
+        """The longest payload that `send_datagram` takes now; 0 when the peer takes none."""
+        connection = self._connection
+        accepted = connection._remote_max_datagram_frame_size or 0
+        # Short header with a 2-byte packet number, and the AEAD's tag; then type and 2-byte length.
+        packet = connection._max_datagram_size - (3 + len(connection._peer_cid.cid)) - 16
+        return max(0, min(accepted, packet) - 3)
+
+    def send_datagram(self, payload: bytes) -> bool:
+        """Queue a DATAGRAM frame. False: too long, not wanted by the peer, or too many are
+        waiting.
+        """
+        if self._terminated is not None or len(payload) > self.max_datagram_payload:
+            return False
+        if len(self._connection._datagrams_pending) >= MAX_UNSENT_DATAGRAMS:
+            return False
+        self._connection.send_datagram_frame(payload)
+        return True
+
+    # ------------------------------------------------------------------ the connection
+
+    def close(self, code: int, reason: str = "") -> None:
+        """End the connection. What is buffered is not sent; `outgoing()` has the
+        CONNECTION_CLOSE.
+        """
+        if self._terminated is None:
+            self._connection.close_by_application(code, reason)
+            self._collect()
+
+    def ping(self) -> None:
+        """Ask the peer for a sign of life; `last_received` shows it."""
+        if not self._connection._ping_pending:
+            self._connection.send_ping(0)
+
+    def raise_limits(self, limits: Limits) -> None:
+        """After login: larger windows, for the streams there are, too."""
+        self._connection.raise_limits(limits)
+
+    def export(self, label: bytes, context: bytes, length: int) -> bytes:
+        """RFC 8446 7.5, from SendReady on."""
+        handshake = self._connection.handshake
+        if handshake.key_schedule is None or not handshake.exporter_master_secret:
+            raise RuntimeError("the handshake is not far enough")
+        algorithm = handshake.key_schedule.algorithm
+        secret = handshake.exporter_master_secret
+        return export_keying_material(algorithm, secret, label, context, length)
+
+    @property
+    def peer_certificates(self) -> list[bytes]:
+        """What the server showed, DER, leaf first. Its key signed this handshake; nothing else
+        is verified.
+        """
+        return list(self._connection.handshake.peer_chain)
+
+    @property
+    def connection_ids(self) -> list[bytes]:
+        """The names by which the peer may call us now: those issued, and the client's own first
+        choice.
+        """
+        connection = self._connection
+        own = [cid.cid for cid in connection._host_cids]
+        if connection._is_client:
+            return own
+        return [connection.original_destination_connection_id, *own]
+
+    @property
+    def peer_address(self) -> Address | None:
+        """Where `outgoing()` sends to."""
+        address: Address | None = self._connection.get_peer_address()
+        return address
+
+    @property
+    def key_exchange(self) -> str:
+        return self._connection.handshake.key_exchange
+
+    @property
+    def cipher_suite(self) -> str:
+        schedule = self._connection.handshake.key_schedule
+        return schedule.cipher_suite.name if schedule is not None else ""
+
+    @property
+    def last_received(self) -> float:
+        """When the peer was last heard; only packets that prove themselves count."""
+        return self._connection.last_received
+
+    @property
+    def round_trip_time(self) -> float | None:
+        """Seconds, smoothed; None before the first measurement."""
+        loss = self._connection._loss
+        return loss._rtt_smoothed if loss._rtt_initialized else None
+
+    # ------------------------------------------------------------------ receiving
+
+    def _take(self, datagram: bytes, peer: Address, now: float) -> None:
+        connection = self._connection
+        if not datagram:
+            return
+        if not datagram[0] & 0x80:
+            if not connection.is_complete:
+                self._hold(datagram, peer)
+                return
+            if self._is_stateless_reset(datagram):
+                self._end(Terminated(0, Cause.RESET.value, Cause.RESET, is_application=False))
+                return
+        connection.receive_datagram(datagram, peer, now)
+        if self._address_validated and connection._network_paths:
+            connection._network_paths[0].is_validated = True
+            self._address_validated = False
+        if self._held and connection.is_complete:
+            self._release_held(now)
+
+    def _hold(self, datagram: bytes, peer: Address) -> None:
+        if len(self._held) < MAX_HELD_PACKETS and self._connection.knows_cid(
+            datagram[1 : 1 + CID_LENGTH]
+        ):
+            self._held.append((datagram, peer))
+
+    def _release_held(self, now: float) -> None:
+        held, self._held = self._held, []
+        for datagram, peer in held:
+            self._connection.receive_datagram(datagram, peer, now)
+
+    def _is_stateless_reset(self, datagram: bytes) -> bool:
+        if self._connection.knows_cid(datagram[1 : 1 + CID_LENGTH]):
+            return False
+        return self._connection.is_reset_token(datagram[-RESET_TOKEN_LENGTH:])
+
+    # ------------------------------------------------------------------ events
+
+    def _collect(self, *, idle: bool = False) -> None:
+        """Translate what aioquic has to tell, one StreamData per stream for the whole batch."""
+        connection = self._connection
+        self._events.extend(connection.notices)
+        connection.notices.clear()
+        while (event := connection.next_event()) is not None:
+            translate = _TRANSLATIONS.get(type(event))
+            if translate is not None:
+                translate(self, event)
+        for gathered, parts in self._gathering.values():
+            if len(parts) > 1:
+                gathered.data = b"".join(parts)
+        self._gathering.clear()
+        self._note_path()
+        self._note_end(idle)
+
+    def _on_stream_data(self, event: told.StreamDataReceived) -> None:
+        credit = self._connection.credit
+        stream_id = event.stream_id
+        wanted = credit.deliver(stream_id, len(event.data))
+        if event.end_stream:
+            credit.end(stream_id)
+        if not wanted:
+            return
+        if stream_id not in self._gathering:
+            fresh = StreamData(stream_id, event.data, event.end_stream)
+            self._gathering[stream_id] = (fresh, [event.data])
+            self._events.append(fresh)
+            return
+        gathered, parts = self._gathering[stream_id]
+        parts.append(event.data)
+        gathered.fin = event.end_stream
+
+    def _on_stream_reset(self, event: told.StreamReset) -> None:
+        connection = self._connection
+        stream_id = event.stream_id
+        final_size = connection._streams[stream_id].receiver.highest_offset
+        undelivered = final_size - connection.credit.delivered(stream_id)
+        connection.credit.end(stream_id, undelivered)
+        self._events.append(StreamReset(stream_id, event.error_code))
+
+    def _on_datagram(self, event: told.DatagramFrameReceived) -> None:
+        size = len(event.data) + DATAGRAM_OVERHEAD
+        if self._waiting_datagrams + size <= MAX_WAITING_DATAGRAMS:
+            self._waiting_datagrams += size
+            self._events.append(DatagramReceived(event.data))
+
+    def _on_handshake_completed(self, event: told.HandshakeCompleted) -> None:
+        self._events.append(HandshakeCompleted(event.alpn_protocol or ""))
+
+    def _on_cid_retired(self, event: told.ConnectionIdRetired) -> None:
+        self._events.append(ConnectionIdRetired(event.connection_id))
+
+    def _note_path(self) -> None:
+        paths = self._connection._network_paths
+        if not paths or not paths[0].is_validated or paths[0].addr == self._path:
+            return
+        if self._path is not None:
+            self._events.append(PathChanged(paths[0].addr))
+        self._path = paths[0].addr
+
+    def _note_end(self, idle: bool) -> None:
+        ending = self._connection._close_event
+        if ending is None or self._terminated is not None:
+            return
+        cause = Cause.LOCAL
+        if idle:
+            cause = Cause.IDLE
+        elif self._connection._state == QuicConnectionState.DRAINING:
+            cause = Cause.PEER
+        reason = ending.reason_phrase
+        self._end(Terminated(ending.error_code, reason, cause, ending.frame_type is None))
+
+    def _end(self, terminated: Terminated) -> None:
+        self._terminated = terminated
+        self._held.clear()
+        self._events.append(terminated)
+
+    # ------------------------------------------------------------------ sending
+
+    def _keep_alive_due(self) -> float | None:
+        if self._keep_alive is None or not self._connection.is_complete:
+            return None
+        return max(self._connection.last_received, self._last_ping) + self._keep_alive
+
+    def _keep_keys_fresh(self) -> None:
+        connection = self._connection
+        sent = connection._packet_number
+        if connection._handshake_confirmed and sent - self._key_phase_began >= KEY_PHASE_PACKETS:
+            connection.request_key_update()
+            self._key_phase_began = sent
+
+    def _echo_farewell(self) -> list[tuple[Address, list[bytes]]]:
+        """RFC 9000 10.2.1: who still sends has missed the end. Answer ever more rarely."""
+        if self._strays == 0 or self._strays & (self._strays - 1):
+            return []
+        self._strays += 1
+        return self._farewell
+
+
+_TRANSLATIONS: dict[type[told.QuicEvent], Callable[[Engine, told.QuicEvent], None]] = cast(
+    "dict[type[told.QuicEvent], Callable[[Engine, told.QuicEvent], None]]",
+    {
+        told.StreamDataReceived: Engine._on_stream_data,
+        told.StreamReset: Engine._on_stream_reset,
+        told.DatagramFrameReceived: Engine._on_datagram,
+        told.HandshakeCompleted: Engine._on_handshake_completed,
+        told.ConnectionIdRetired: Engine._on_cid_retired,
+    },
+)
+
+
+def _configuration(
+    *, is_client: bool, limits: Limits, idle_timeout: float, max_datagram_size: int
+) -> QuicConfiguration:
+    return QuicConfiguration(
+        alpn_protocols=[ALPN],
+        cipher_suites=OFFERED_SUITES,
+        congestion_control_algorithm="cubic",
+        connection_id_length=CID_LENGTH,
+        idle_timeout=idle_timeout,
+        is_client=is_client,
+        max_data=limits.connection_window,
+        max_datagram_frame_size=MAX_DATAGRAM_FRAME,
+        max_datagram_size=max_datagram_size,
+        max_stream_data=limits.stream_window,
+    )
