@@ -84,6 +84,9 @@ def make_account(
     account = Account(name, entry.pw_uid, entry.pw_gid, Path(entry.pw_dir), password, key)
     account.home.chmod(0o755)
     account.write(".ssh/authorized_keys", account.public_key + "\n")
+    # A shell whose terminal output a test can read: a plain prompt, and no control sequences.
+    account.write(".profile", "PS1='$ '\n")
+    account.write(".inputrc", "set enable-bracketed-paste off\n")
     (account.home / ".ssh").chmod(0o700)
     return account
 

@@ -304,6 +304,7 @@ class Client:
         self.key = key
         self.directory = directory
         self.prefix = list(prefix)
+        self.more_options: list[str] = []
         self.known_hosts = directory / "known_hosts"
         self.known_hosts.write_text(server.known_hosts())
 
@@ -320,6 +321,7 @@ class Client:
             *["-F", "none", *identity],
             *[word for option in chosen for word in ("-o", option)],
             *self.server.programs.client_options(),
+            *self.more_options,
         ]
 
     def command(self, *words: str, flags: Sequence[str] = ()) -> list[str]:
