@@ -8,9 +8,19 @@ anything.
 import os
 from collections.abc import Callable
 
-LEVELS = ("QUIET", "FATAL", "ERROR", "INFO", "VERBOSE", "DEBUG1", "DEBUG2", "DEBUG3")
-QUIET, FATAL, ERROR, INFO, VERBOSE, DEBUG1, DEBUG2, DEBUG3 = range(8)
+from sshoq.config.usage import (
+    DEBUG1,
+    DEBUG2,
+    DEBUG3,
+    ERROR,
+    FATAL,
+    INFO,
+    LOG_LEVELS,
+    QUIET,
+    VERBOSE,
+)
 
+_NAMES = {level: name for name, level in LOG_LEVELS.items() if name not in ("SILENT", "DEBUG")}
 _PREFIXES = {DEBUG1: "debug1: ", DEBUG2: "debug2: ", DEBUG3: "debug3: "}
 # syslog(3) priorities: LOG_CRIT, LOG_ERR, LOG_INFO, LOG_DEBUG
 _PRIORITIES = {FATAL: 2, ERROR: 3, INFO: 6, VERBOSE: 6}
@@ -26,12 +36,6 @@ class Failure(Exception):
     def __init__(self, *lines: str) -> None:
         super().__init__(*lines)
         self.lines = lines
-
-
-def level_named(name: str) -> int:
-    """DEBUG is DEBUG1, as LogLevel has it."""
-    name = name.upper()
-    return DEBUG1 if name == "DEBUG" else LEVELS.index(name)
 
 
 class Log:
@@ -63,15 +67,23 @@ class Log:
     def debug2(self, text: str) -> None:
         self.message(DEBUG2, text)
 
+    def debug3(self, text: str) -> None:
+        self.message(DEBUG3, text)
+
+    def tell(self, lines: str) -> None:
+        """Several lines at once, as warnings are written."""
+        for line in lines.splitlines():
+            self.info(line)
+
     def louder(self) -> str:
         """`~v`: one level more; the name of the level that holds now."""
         self.level = min(self.level + 1, DEBUG3)
-        return LEVELS[self.level]
+        return _NAMES[self.level]
 
     def quieter(self) -> str:
         """`~V`: one level less."""
         self.level = max(self.level - 1, QUIET)
-        return LEVELS[self.level]
+        return _NAMES[self.level]
 
 
 def printable(text: str) -> str:

@@ -42,6 +42,7 @@ class Prompter:
         self._environ = environ
         self._tty = tty
         self._signals = -1  # where a prompt in another thread learns of signals
+        self.asking = False
         self.batch = batch
 
     def secret(self, question: str) -> str | None:
@@ -56,6 +57,7 @@ class Prompter:
         if self.batch:
             return None
         terminal = self._open_terminal()
+        self.asking = True
         try:
             if self._wants_askpass(terminal is not None):
                 return self._ask_program(question)
@@ -63,6 +65,7 @@ class Prompter:
                 return None
             return self._ask_terminal(terminal, question, echo=echo)
         finally:
+            self.asking = False
             if terminal is not None:
                 os.close(terminal)
 
@@ -202,13 +205,21 @@ async def run_with_prompts(prompter: Prompter, call: Callable[[], T]) -> T:
         else:
             loop.call_soon_threadsafe(settle, result, None)
 
+    def obey(number: int) -> None:
+        if prompter.asking:
+            os.write(sender, bytes((number,)))
+        elif number in _SUSPENDING:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        else:
+            settle(None, PromptInterrupted(number))
+
     receiver, sender = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     prompter.watch_signals(receiver)
     before = {number: signal.getsignal(number) for number in (*_ENDING, *_SUSPENDING)}
     # A signal that was ignored when the program started stays ignored (nohup).
     caught = [number for number, action in before.items() if action is not signal.SIG_IGN]
     for number in caught:
-        loop.add_signal_handler(number, os.write, sender, bytes((number,)))
+        loop.add_signal_handler(number, obey, number)
     try:
         threading.Thread(target=run, daemon=True).start()
         return await future

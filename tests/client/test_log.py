@@ -7,18 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sshoq.client.log import (
-    DEBUG1,
-    DEBUG3,
-    ERROR,
-    INFO,
-    QUIET,
-    Failure,
-    Log,
-    level_named,
-    write_fully,
-    write_to_file,
-)
+from sshoq.client.log import Failure, Log, write_fully, write_to_file
+from sshoq.config.usage import DEBUG1, DEBUG3, ERROR, INFO, QUIET
 
 
 class Lines(list[str]):
@@ -45,10 +35,6 @@ def test_level_decides_what_is_shown(level: int, shown: list[str]) -> None:
     log.debug("debug")
     log.debug2("debug2")
     assert lines == shown
-
-
-def test_debug_is_debug1() -> None:
-    assert level_named("debug") == level_named("DEBUG1") == DEBUG1
 
 
 def test_levels_stop_at_both_ends() -> None:

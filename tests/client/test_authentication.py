@@ -1,0 +1,272 @@
+"""Which keys and passwords are tried, in which order, with which words."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sshoq.auth.keys import parse_public_key
+from sshoq.auth.private_keys import load_public_half
+from sshoq.auth.token import verify_token
+from sshoq.client.authentication import Authentication, Wishes, basic_authorization, gather_keys
+from sshoq.client.log import Failure, Log
+from sshoq.client.prompt import Prompter
+from sshoq.config.usage import DEBUG3
+from tests.needs import need_tools
+
+CONVERSATION = bytes(range(32))
+NOW = 1_700_000_000.0
+
+
+class Scene:
+    """A user with keys, somebody who answers prompts, and a server that knows some keys."""
+
+    def __init__(self, folder: Path) -> None:
+        need_tools("ssh-keygen", "ssh-agent", "ssh-add")
+        self.folder = folder
+        self.lines: list[str] = []
+        self.questions: list[str] = []
+        self.answers: list[str | None] = []
+        self.tried: list[str] = []
+        self.accepts: set[str] = set()
+        self.log = Log(DEBUG3, lambda level, line: self.lines.append(line))
+
+    def make_key(self, name: str, kind: str = "ed25519", passphrase: str = "") -> str:
+        path = self.folder / name
+        options = ["-t", kind, "-N", passphrase, "-C", name, "-f", str(path)]
+        subprocess.run(["ssh-keygen", "-q", "-a", "1", *options], check=True)
+        return str(path)
+
+    def name_of(self, authorization: str) -> str:
+        """The file whose key signed this token, or the password as it is."""
+        kind, _, value = authorization.partition(" ")
+        if kind == "Basic":
+            return base64.b64decode(value).decode().partition(":")[2]
+        for path in sorted(self.folder.glob("*.pub")):
+            key = parse_public_key(path.read_bytes())
+            if key.verify(_signature(value), value.rpartition(".")[0].encode()):
+                verify_token(value, key, "alice", CONVERSATION, NOW)
+                return path.stem
+        raise AssertionError(f"no key fits {value}")
+
+    async def send(self, authorization: str) -> bool:
+        self.tried.append(self.name_of(authorization))
+        return self.tried[-1] in self.accepts
+
+    def run(self, wishes: Wishes, *, batch: bool = False) -> str:
+        prompter = ScriptedPrompter(self, batch=batch)
+        candidates = gather_keys(wishes, self.log)
+        authentication = Authentication(
+            wishes, candidates, prompter, self.log, now=lambda: NOW
+        )
+        return asyncio.run(authentication.run(CONVERSATION, self.send))
+
+
+class ScriptedPrompter(Prompter):
+    def __init__(self, scene: Scene, *, batch: bool) -> None:
+        super().__init__({}, batch=batch, tty="/nonexistent")
+        self._scene = scene
+
+    def _ask(self, question: str, *, echo: bool) -> str | None:
+        self._scene.questions.append(question)
+        return self._scene.answers.pop(0) if self._scene.answers else None
+
+
+def _signature(token: str) -> bytes:
+    text = token.rpartition(".")[2]
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    return Scene(tmp_path)
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[str]:
+    path = str(tmp_path / "agent.sock")
+    process = subprocess.Popen(["ssh-agent", "-D", "-a", path], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    yield path
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+
+
+def add_to_agent(agent: str, *paths: str) -> None:
+    environ = {**os.environ, "SSH_AUTH_SOCK": agent}
+    subprocess.run(["ssh-add", "-q", *paths], env=environ, check=True)
+
+
+def held_by(agent: str) -> list[str]:
+    environ = {**os.environ, "SSH_AUTH_SOCK": agent}
+    result = subprocess.run(["ssh-add", "-L"], env=environ, capture_output=True, text=True)
+    return [line.split()[1] for line in result.stdout.splitlines() if line.startswith("ssh-")]
+
+
+def wishes(*files: str, **others: Any) -> Wishes:
+    return Wishes("alice", "example.com", identity_files=files, **others)
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "rsa", "ecdsa"])
+def test_key_file_signs_for_this_conversation(scene: Scene, kind: str) -> None:
+    scene.accepts = {"key"}
+    assert scene.run(wishes(scene.make_key("key", kind))) == "publickey"
+    assert scene.tried == ["key"]
+
+
+def test_keys_are_tried_one_after_another_until_one_fits(scene: Scene) -> None:
+    files = [scene.make_key(name) for name in ("one", "two", "three")]
+    scene.accepts = {"two"}
+    assert scene.run(wishes(*files)) == "publickey"
+    assert scene.tried == ["one", "two"]
+
+
+def test_agent_keys_named_by_a_file_come_first_then_its_others(scene: Scene, agent: str) -> None:
+    file, held, named = (scene.make_key(name) for name in ("file", "held", "named"))
+    add_to_agent(agent, held, named)
+    with pytest.raises(Failure):
+        scene.run(wishes(file, named, agent_path=agent, methods=("publickey",)))
+    assert scene.tried == ["named", "held", "file"]
+
+
+def test_identities_only_leaves_the_other_agent_keys_out(scene: Scene, agent: str) -> None:
+    held, named = scene.make_key("held"), scene.make_key("named")
+    add_to_agent(agent, held, named)
+    scene.accepts = {"named"}
+    scene.run(wishes(named, agent_path=agent, identities_only=True))
+    assert scene.tried == ["named"]
+
+
+def test_public_key_file_picks_the_agents_key(scene: Scene, agent: str) -> None:
+    one, two = scene.make_key("one"), scene.make_key("two")
+    add_to_agent(agent, one, two)
+    scene.accepts = {"two"}
+    scene.run(wishes(agent_path=agent, agent_key=two + ".pub"))
+    assert scene.tried == ["two"]
+
+
+def test_missing_agent_is_no_error(scene: Scene) -> None:
+    scene.accepts = {"key"}
+    scene.run(wishes(scene.make_key("key"), agent_path=str(scene.folder / "none")))
+    assert scene.tried == ["key"]
+
+
+def test_encrypted_key_asks_in_the_words_of_openssh_and_only_when_the_others_failed(
+    scene: Scene,
+) -> None:
+    locked, plain = scene.make_key("locked", passphrase="secret"), scene.make_key("plain")
+    scene.answers, scene.accepts = ["wrong", "secret"], {"locked"}
+    scene.run(wishes(locked, plain))
+    assert scene.tried == ["plain", "locked"]
+    assert scene.questions == [f"Enter passphrase for key '{locked}': "] * 2
+
+
+def test_batch_mode_asks_nothing(scene: Scene) -> None:
+    locked = scene.make_key("locked", passphrase="secret")
+    with pytest.raises(Failure, match=r"alice@example\.com: Permission denied"):
+        scene.run(wishes(locked), batch=True)
+    assert (scene.tried, scene.questions) == ([], [])
+
+
+def test_passphrase_key_is_added_to_the_agent_if_wanted(scene: Scene, agent: str) -> None:
+    locked = scene.make_key("locked", passphrase="secret")
+    scene.answers, scene.accepts = ["secret"], {"locked"}
+    scene.run(wishes(locked, agent_path=agent, add_to_agent="yes"))
+    public = load_public_half(locked)
+    assert public is not None
+    assert held_by(agent) == [public.base64]
+
+
+def test_open_key_file_is_ignored_with_a_warning(scene: Scene) -> None:
+    path = scene.make_key("key")
+    os.chmod(path, 0o644)
+    with pytest.raises(Failure):
+        scene.run(wishes(path, methods=("publickey",)))
+    assert scene.tried == []
+    assert any("WARNING: UNPROTECTED PRIVATE KEY FILE!" in line for line in scene.lines)
+
+
+def test_missing_key_file_is_passed_over(scene: Scene) -> None:
+    with pytest.raises(Failure):
+        scene.run(wishes(str(scene.folder / "none"), methods=("publickey",)))
+    assert not [line for line in scene.lines if not line.startswith("debug")]
+
+
+def test_password_is_asked_for_as_often_as_wanted(scene: Scene) -> None:
+    scene.answers = ["one", "two", "three", "four"]
+    with pytest.raises(Failure) as caught:
+        scene.run(wishes(password_prompts=3))
+    assert scene.tried == ["one", "two", "three"]
+    assert scene.questions == ["alice@example.com's password: "] * 3
+    assert scene.lines.count("Permission denied, please try again.") == 2
+    assert caught.value.lines == (
+        "alice@example.com: Permission denied (publickey,password).",
+    )
+
+
+def test_second_password_succeeds(scene: Scene) -> None:
+    scene.answers, scene.accepts = ["wrong", "right"], {"right"}
+    assert scene.run(wishes()) == "password"
+
+
+def test_nobody_to_ask_for_a_password_sends_none(scene: Scene) -> None:
+    with pytest.raises(Failure, match="Permission denied"):
+        scene.run(wishes())
+    assert scene.tried == []
+
+
+def test_order_of_methods_is_the_users(scene: Scene) -> None:
+    scene.answers, scene.accepts = ["right"], {"right"}
+    key = scene.make_key("key")
+    methods = ("keyboard-interactive", "password", "publickey")
+    assert scene.run(wishes(key, methods=methods)) == "password"
+    assert scene.tried == ["right"]
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"accepted_algorithms": "ssh-ed25519"}, "not in PubkeyAcceptedAlgorithms"),
+        ({"required_rsa_size": 8192}, "shorter than RequiredRSASize"),
+    ],
+)
+def test_keys_that_are_not_accepted_are_skipped(
+    scene: Scene, options: dict[str, object], reason: str
+) -> None:
+    key = scene.make_key("key", "rsa")
+    with pytest.raises(Failure):
+        scene.run(wishes(key, methods=("publickey",), **options))
+    assert scene.tried == []
+    assert any(line.endswith(reason) for line in scene.lines)
+
+
+def test_token_names_its_user(scene: Scene) -> None:
+    seen: list[str] = []
+
+    async def keep(authorization: str) -> bool:
+        seen.append(authorization)
+        return True
+
+    candidates = gather_keys(wishes(scene.make_key("key")), scene.log)
+    prompter = ScriptedPrompter(scene, batch=True)
+    authentication = Authentication(wishes(), candidates, prompter, scene.log, now=lambda: NOW)
+    asyncio.run(authentication.run(CONVERSATION, keep))
+    payload = seen[0].split(".")[1]
+    claims = json.loads(base64.urlsafe_b64decode(payload + "=="))
+    assert claims["iss"] == "alice"
+    assert claims["exp"] == int(NOW) + 300
+
+
+def test_basic_authorization_survives_strange_characters() -> None:
+    header = basic_authorization("alice", "pä:ss\udcff")
+    assert base64.b64decode(header.removeprefix("Basic ")) == b"alice:p\xc3\xa4:ss\xff"
