@@ -45,7 +45,7 @@ class AgentError(Exception):
 
 
 def agent_path(identity_agent: str | None, environ: Mapping[str, str]) -> str | None:
-    """Where the agent listens, from IdentityAgent (None if it was not given) and the environment."""
+    """Where the agent listens, from IdentityAgent (None if not given) and the environment."""
     if identity_agent is None or identity_agent == "SSH_AUTH_SOCK":
         return environ.get("SSH_AUTH_SOCK") or None
     if identity_agent == "none":
@@ -78,7 +78,7 @@ class Agent:
         self._socket.close()
 
     def identities(self) -> list[PublicKey]:
-        """The keys that the agent holds, in its order; those of kinds unknown to us are left out."""
+        """The keys that the agent holds, in its order, without those of kinds unknown to us."""
         answer = self._ask(REQUEST_IDENTITIES, b"", IDENTITIES_ANSWER, ANSWER_TIMEOUT)
         keys = []
         try:
@@ -105,7 +105,7 @@ class Agent:
     def add(
         self, key: PrivateKey, comment: str, *, lifetime: int = 0, confirm: bool = False
     ) -> None:
-        """Hand the key over, for `lifetime` seconds (0: for good), `confirm`: ask before each use."""
+        """Hand over the key, for `lifetime` seconds if not 0; `confirm`: ask before each use."""
         body = key.agent_fields() + put_string(comment.encode("utf-8", "surrogateescape"))
         constraints = b""
         if lifetime:
@@ -158,7 +158,7 @@ class AgentSigner:
 
 
 def _token_signature(key: PublicKey, signature: Reader) -> bytes:
-    """The signature as RFC 7518 has it, out of SSH's form (RFC 4253 6.6, RFC 5656 3.1.2, RFC 8332)."""
+    """The signature as RFC 7518 has it, out of SSH's form (RFC 4253, RFC 5656, RFC 8332)."""
     algorithm = read_string(signature).decode("ascii", "replace")
     raw = read_string(signature)
     wanted = "rsa-sha2-256" if key.algorithm == "ssh-rsa" else key.algorithm

@@ -282,7 +282,7 @@ WRONG_PASSPHRASE = "incorrect passphrase supplied to decrypt private key"
 
 
 def _load(
-    load: Callable[[bytes, bytes | None], object], data: bytes, secret: bytes | None, comment: str
+    load: Callable[..., object], data: bytes, secret: bytes | None, comment: str
 ) -> PrivateKey:
     from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -290,7 +290,9 @@ def _load(
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
     try:
-        key = load(data, secret)
+        # The check of an RSA key's primes takes 100 ms at 3072 bits, at every start. It guards against
+        # keys from strangers; OpenSSL itself checks what it signs, which a damaged key would betray.
+        key = load(data, secret, unsafe_skip_rsa_key_validation=True)
     except UnsupportedAlgorithm as error:
         raise KeyFormatError(f"unsupported: {error}") from None
     except (ValueError, TypeError, InvalidTag):
