@@ -1,7 +1,7 @@
 """Two engines in memory, joined by a simulated link whose clock the test steps.
 
-The link delays, loses, reorders and duplicates datagrams, always the same way for the same seed. Nothing
-here sleeps: time jumps to whatever is next, an arrival or an engine's timer.
+The link delays, loses, reorders and duplicates datagrams, always the same way for the same seed.
+Nothing here sleeps: time jumps to whatever is next, an arrival or an engine's timer.
 """
 
 import datetime
@@ -92,7 +92,9 @@ def self_signed(kind: str = "ed25519") -> bytes:
 def identity(kind: str = "ed25519") -> ServerIdentity:
     """A server whose key is behind a function, as it is behind the monitor."""
     key = host_key(kind)
-    return ServerIdentity([self_signed(kind)], lambda content, scheme: sign_with(key, content, scheme))
+    return ServerIdentity(
+        [self_signed(kind)], lambda content, scheme: sign_with(key, content, scheme)
+    )
 
 
 # ------------------------------------------------------------------------------- the link
@@ -191,9 +193,7 @@ class Link:
         if self._chance.random() < self.weather.reorder:
             delay *= 1 + 2 * self._chance.random()
         self._count += 1
-        heapq.heappush(
-            self._in_flight, (self.now + delay, self._count, receiver, source, datagram)
-        )
+        heapq.heappush(self._in_flight, (self.now + delay, self._count, receiver, source, datagram))
 
     def _next_moment(self) -> float | None:
         moments = [side.engine.timer() for side in self.sides]
@@ -227,7 +227,9 @@ def make_link(
     idle_timeout: float = 30.0,
     limits: Limits = BEFORE_LOGIN,
 ) -> tuple[Link, Side, Side]:
-    """A client at the start of its handshake, the server that its first packet calls for, and the link."""
+    """A client at the start of its handshake, the server that its first packet calls for, and
+    the link.
+    """
     client = Engine.client(
         SERVER,
         server_name,
