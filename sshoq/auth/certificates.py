@@ -55,7 +55,7 @@ def _host_certificate_builder(private_key: PrivateKey) -> "CertificateBuilder":
     from cryptography import x509
 
     public = private_key.key.public_key()
-    name = x509.Name([x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, "SSHOQ host key")])
+    name = x509.Name([x509.NameAttribute(x509.oid.NameOID.ORGANIZATION_NAME, "SSHOQ host key")])
     names = x509.SubjectAlternativeName([x509.DNSName("*"), x509.DNSName(SELF_SIGNED_NAME)])
     identifier = x509.SubjectKeyIdentifier.from_public_key(public)
     # Go checks "signed by itself" as the signature of a CA: without these two it is refused.
@@ -72,7 +72,7 @@ def _host_certificate_builder(private_key: PrivateKey) -> "CertificateBuilder":
         .add_extension(authority, critical=True)
         .add_extension(usage, critical=True)
         .add_extension(
-            x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.SERVER_AUTH]), critical=False
+            x509.ExtendedKeyUsage([x509.oid.ExtendedKeyUsageOID.SERVER_AUTH]), critical=False
         )
         .add_extension(names, critical=False)
         .add_extension(identifier, critical=False)
@@ -106,7 +106,7 @@ def _serial_number(key: PublicKey) -> int:
 
 
 class Leaf(NamedTuple):
-    """What a server showed first: its certificate's key in SSH's form, and whether it vouches alone."""
+    """What a server showed first: the key in SSH's form, and whether it vouches for itself."""
 
     key: PublicKey
     self_signed: bool

@@ -1,8 +1,8 @@
 """Is this the right host? The decision about a certificate chain that a server has presented.
 
-In this order: a certificate pinned byte for byte; the keys in known_hosts, by OpenSSH's rules; a chain
-that the system's authorities vouch for; and last the user, in OpenSSH's words. Talks to the user through
-two callbacks and knows no terminal.
+In this order: a certificate pinned byte for byte; the keys in known_hosts, by OpenSSH's rules; a
+chain that the system's authorities vouch for; and last the user, in OpenSSH's words. Talks to the
+user through two callbacks and knows no terminal.
 """
 
 import os
@@ -125,10 +125,10 @@ def _chain_verifies(
 def consult(policy: HostPolicy, known: KnownHosts, key: PublicKey) -> Findings:
     """What the files say about this key.
 
-    Names: `[host]:port` first. If it is not there at all, SSH's own entry, plain `host`, vouches for the
-    same key on any port, as it does for OpenSSH. On SSHOQ's default port it also objects to another
-    key: a client that tries SSHOQ on its own accord must not trust less than ssh would, or whoever
-    answers on UDP port 443 would be a stranger where ssh would have seen an impostor.
+    Names: `[host]:port` first. If it is not there at all, SSH's own entry, plain `host`, vouches
+    for the same key on any port, as it does for OpenSSH. On SSHOQ's default port it also objects to
+    another key: a client that tries SSHOQ on its own accord must not trust more than ssh would, or
+    whoever answers on UDP port 443 would be a stranger where ssh would have seen an impostor.
     """
     name = policy.known_name
     found = known.look_up(name, key)
@@ -299,8 +299,8 @@ class _Decision:
         if not self.found.borrowed:
             return f'  remove with:\n  ssh-keygen -f "{entry.file}" -R "{self.found.name}"'
         return (
-            f"  That is the key of the SSH server on {self.found.name}. If SSHOQ has a key of its own "
-            f"there, verify its fingerprint and add\n"
+            f"  That is the key of the SSH server on {self.found.name}. If SSHOQ has a key of its\n"
+            f"  own there, verify its fingerprint and add:\n"
             f"  {self.policy.known_name} {self.key.algorithm} {self.key.base64}"
         )
 
@@ -327,7 +327,7 @@ class _Decision:
         )
 
     def _refuse_or_restrict(self, refusal: str) -> Verdict:
-        """Without strict checking one may go on, but with nothing that a false server could abuse."""
+        """Without strict checking one may go on, with nothing that a false server could abuse."""
         if self.policy.strict not in ("no", "off"):
             self.tell(ERROR, refusal)
             return REFUSED

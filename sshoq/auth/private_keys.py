@@ -290,8 +290,8 @@ def _load(
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
     try:
-        # The check of an RSA key's primes takes 100 ms at 3072 bits, at every start. It guards against
-        # keys from strangers; OpenSSL itself checks what it signs, which a damaged key would betray.
+        # The check of an RSA key's primes takes 100 ms at 3072 bits, at every start. It guards
+        # against keys from strangers; that a damaged key betrays itself OpenSSL prevents otherwise.
         key = load(data, secret, unsafe_skip_rsa_key_validation=True)
     except UnsupportedAlgorithm as error:
         raise KeyFormatError(f"unsupported: {error}") from None
