@@ -5,7 +5,7 @@ told is in its announced extensions (`extensions.py`); `PeerTraits` brings both 
 """
 
 from sshoq import __version__
-from sshoq.protocol.extensions import NONE, Extension
+from sshoq.protocol.extensions import NONE, OURS, Extension
 
 PROTOCOL = (3, 0)
 SPEC = "alpha-00"
@@ -103,13 +103,17 @@ class PeerTraits:
 
     __slots__ = ("announced", "extensions", "version")
 
-    def __init__(self, announced: Extension | None = None, ours: Extension = NONE,
+    def __init__(self, announced: Extension | None = None, ours: Extension = OURS,
                  version: Version | None = None) -> None:
+        self.version = version
+        """None until the peer has said, or if what it said is no version."""
+        self.learn(announced, ours)
+
+    def learn(self, announced: Extension | None, ours: Extension) -> None:
+        """The peer's SETTINGS are there; `announced` is None if our setting is not among them."""
         self.announced = announced
-        """None: the peer did not send our setting."""
         self.extensions = ours & (announced or NONE)
         """What both sides announced."""
-        self.version = version
 
     @property
     def is_go(self) -> bool:
@@ -122,4 +126,6 @@ class PeerTraits:
     @property
     def knows_fork_channels(self) -> bool:
         """Reverse forwarding, sftp channels and window-change kill or upset a francoismichel/ssh3 server."""
-        return not self.is_go or self.version is None or self.version.implementation == GO_IMPLEMENTATION
+        if not self.is_go:
+            return True
+        return self.version is not None and self.version.implementation == GO_IMPLEMENTATION

@@ -1,0 +1,251 @@
+"""The request that starts a conversation, and its answers: fields of HTTP/3, built and checked.
+
+The client sends an Extended CONNECT (RFC 9220) with the user's name in the query and the credentials in
+`authorization`. Whether these are good is for others to say; here stands what is well-formed and what each
+answer looks like.
+"""
+
+from binascii import Error as Base64Error
+from binascii import a2b_base64, b2a_base64
+from time import gmtime
+
+from sshoq.protocol.extensions import Extension
+from sshoq.protocol.http3 import Fields, encode_data, encode_headers
+from sshoq.protocol.outcome import Code, ProtocolError
+from sshoq.protocol.version import (
+    OUR_VERSION,
+    PeerTraits,
+    Version,
+    VersionError,
+    parse_version,
+    refusal_of,
+)
+from sshoq.wire import decode_text, encode_text
+
+PROTOCOL = "ssh3"
+BANNER_FIELD = b"sshoq-banner"
+"""Base64 of the login banner's UTF-8 text; only between peers that announced BANNER."""
+MAX_BANNER = 8 * 1024
+"""What surely fits the peer's bound for compressed fields, as base64."""
+
+_UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~")
+_PSEUDO = frozenset({":method", ":scheme", ":path", ":authority", ":protocol"})
+_ONCE = frozenset({"authorization", "user-agent"})
+
+
+# --------------------------------------------------------------------------- percent encoding
+
+
+def escape(text: str, *, also: bytes = b"") -> str:
+    """`text` with all but letters, digits, ``-_.~`` and `also` as ``%XX`` of its UTF-8."""
+    return "".join(chr(byte) if byte in _UNRESERVED or byte in also else f"%{byte:02X}"
+                   for byte in encode_text(text))
+
+
+def unescape(text: str) -> str:
+    """The text behind ``%XX``; ValueError if a ``%`` is not followed by two hexadecimal digits."""
+    first, *rest = encode_text(text).split(b"%")
+    out = bytearray(first)
+    for part in rest:
+        digits = part[:2]
+        if len(digits) < 2 or not digits.isalnum():
+            raise ValueError(f"a bad escape in {text[:80]!r}")
+        out.append(int(digits, 16))
+        out += part[2:]
+    return decode_text(bytes(out))
+
+
+def query_value(query: str, key: str) -> str | None:
+    """The first value of `key` in a form-encoded query; pairs that cannot be decoded do not count."""
+    for pair in query.split("&"):
+        name, _, value = pair.replace("+", " ").partition("=")
+        try:
+            if ";" not in pair and unescape(name) == key:
+                return unescape(value)
+        except ValueError:
+            continue
+    return None
+
+
+# --------------------------------------------------------------------------- request
+
+
+class ConnectRequest:
+    """What a client asks for. `is_ssh3` is false for whatever else HTTP clients may want of a server."""
+
+    __slots__ = ("authority", "authorization", "is_ssh3", "path", "user", "user_agent")
+
+    def __init__(self, *, authority: str, path: str, user: str | None, authorization: str | None,
+                 user_agent: str | None = None, is_ssh3: bool = True) -> None:
+        self.authority = authority
+        self.path = path
+        self.user = user
+        self.authorization = authorization
+        self.user_agent = str(OUR_VERSION) if user_agent is None else user_agent
+        self.is_ssh3 = is_ssh3
+
+    def fields(self) -> list[tuple[bytes, bytes]]:
+        path = escape(self.path, also=b"/:@!$&'()*+,;=")
+        if self.user is not None:
+            path += "?user=" + escape(self.user, also=b" ").replace(" ", "+")
+        fields = {":method": "CONNECT", ":protocol": PROTOCOL, ":scheme": "https",
+                  ":authority": self.authority, ":path": path}
+        if self.authorization is not None:
+            fields["authorization"] = self.authorization
+        fields["user-agent"] = self.user_agent
+        return [(name.encode(), encode_text(value)) for name, value in fields.items()]
+
+    def encode(self) -> bytes:
+        """The HEADERS frame; the stream stays open behind it."""
+        return encode_headers(self.fields())
+
+    def is_for(self, url_path: str) -> bool:
+        """Exact, unless the registered path ends in a slash and so covers what is below it."""
+        from hmac import compare_digest  # not needed by clients
+
+        path = self.path[:len(url_path)] if url_path.endswith("/") else self.path
+        return compare_digest(encode_text(path), encode_text(url_path))
+
+
+def parse_request(fields: Fields) -> ConnectRequest:
+    """ProtocolError MESSAGE_ERROR for what RFC 9114 4.1.2 calls malformed."""
+    values = _check_fields(fields, _PSEUDO)
+    for name in (":method", ":scheme", ":path", ":authority"):
+        if not values.get(name):
+            raise ProtocolError(f"a request without {name}", Code.MESSAGE_ERROR)
+    path, _, query = values[":path"].partition("?")
+    try:
+        path = unescape(path)
+    except ValueError as error:
+        raise ProtocolError(str(error), Code.MESSAGE_ERROR) from None
+    return ConnectRequest(
+        authority=values[":authority"], path=path, user=_login_name(query),
+        authorization=values.get("authorization"), user_agent=values.get("user-agent", ""),
+        is_ssh3=values[":method"] == "CONNECT" and values.get(":protocol") == PROTOCOL,
+    )
+
+
+def _login_name(query: str) -> str | None:
+    name = query_value(query, "user")
+    return name if name and name.isprintable() else None
+
+
+def _check_fields(fields: Fields, pseudo: frozenset[str]) -> dict[str, str]:
+    values: dict[str, str] = {}
+    regular = False
+    for raw_name, raw_value in fields:
+        name, value = decode_text(raw_name), decode_text(raw_value)
+        is_pseudo = name.startswith(":")
+        regular = regular or not is_pseudo
+        if is_pseudo and (regular or name not in pseudo or name in values):
+            raise ProtocolError(f"field {name[:40]!r} out of place", Code.MESSAGE_ERROR)
+        if not name or name != name.lower() or (name in _ONCE and name in values):
+            raise ProtocolError(f"field {name[:40]!r} is malformed", Code.MESSAGE_ERROR)
+        if any((c < " " and c != "\t") or c == "\x7f" for c in name + value):
+            raise ProtocolError("control characters in a field", Code.MESSAGE_ERROR)
+        values.setdefault(name, value)
+    return values
+
+
+# --------------------------------------------------------------------------- response
+
+
+class Response:
+    """A server's answer. `ends`: its stream ends behind it, as for all but the 200."""
+
+    __slots__ = ("body", "extra", "status")
+
+    def __init__(self, status: int, body: str = "", extra: Fields = ()) -> None:
+        self.status = status
+        self.body = body
+        self.extra = extra
+
+    @property
+    def ends(self) -> bool:
+        return self.status != 200
+
+    def fields(self, wall_clock: float) -> list[tuple[bytes, bytes]]:
+        fields = [(b":status", b"%d" % self.status), (b"server", str(OUR_VERSION).encode()),
+                  (b"date", http_date(wall_clock).encode())]
+        if self.body:
+            fields += [(b"content-length", b"%d" % len(encode_text(self.body))),
+                       (b"content-type", b"text/plain; charset=utf-8"),
+                       (b"x-content-type-options", b"nosniff")]
+        return [*fields, *self.extra]
+
+    def encode(self, wall_clock: float) -> bytes:
+        body = encode_data(encode_text(self.body)) if self.body else b""
+        return encode_headers(self.fields(wall_clock)) + body
+
+
+NOT_FOUND = Response(404, "404 page not found\n")
+UNAUTHORIZED = Response(401)
+TOO_EARLY = Response(425)
+FAILED = Response(500)
+
+
+def accepted(traits: PeerTraits, banner: str = "") -> Response:
+    """The login succeeded. The banner goes to clients that announced that they show one."""
+    if not banner or not traits.supports(Extension.BANNER):
+        return Response(200)
+    text = encode_text(banner)[:MAX_BANNER]
+    return Response(200, extra=[(BANNER_FIELD, b2a_base64(text, newline=False))])
+
+
+def refuse_request(request: ConnectRequest, url_path: str) -> Response | None:
+    """The answer that needs no look at the credentials; None if they have to be looked at.
+
+    Whatever is not for our path, in our protocol, gets the answer of a server that knows nothing of ssh.
+    """
+    if not request.is_ssh3 or not request.is_for(url_path):
+        return NOT_FOUND
+    refusal = refusal_of(request.user_agent)
+    if refusal is not None:
+        return Response(403, refusal)
+    return UNAUTHORIZED if request.user is None or request.authorization is None else None
+
+
+class ResponseHead:
+    """A server's answer as the client sees it."""
+
+    __slots__ = ("banner", "server", "status", "version")
+
+    def __init__(self, status: int, server: str, version: Version | None, banner: str) -> None:
+        self.status = status
+        self.server = server
+        """The text of the `server` field."""
+        self.version = version
+        """None if that text is no version."""
+        self.banner = banner
+
+
+def parse_response(fields: Fields) -> ResponseHead:
+    values = _check_fields(fields, frozenset({":status"}))
+    status = values.get(":status", "")
+    if len(status) != 3 or not (status.isascii() and status.isdigit()):
+        raise ProtocolError("a response without a status", Code.MESSAGE_ERROR)
+    server = values.get("server", "")
+    try:
+        version = parse_version(server)
+    except VersionError:
+        version = None
+    return ResponseHead(int(status), server, version, _banner_in(values))
+
+
+def _banner_in(values: dict[str, str]) -> str:
+    try:
+        raw = a2b_base64(encode_text(values.get(BANNER_FIELD.decode(), "")))
+    except Base64Error:
+        return ""
+    return decode_text(raw[:MAX_BANNER])
+
+
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+def http_date(wall_clock: float) -> str:
+    """RFC 9110 5.6.7, whatever the locale says."""
+    t = gmtime(wall_clock)
+    return (f"{_DAYS[t.tm_wday]}, {t.tm_mday:02} {_MONTHS[t.tm_mon - 1]} {t.tm_year} "
+            f"{t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02} GMT")
