@@ -1,0 +1,1 @@
+"""What the programs cost, beside OpenSSH's on the same machine in the same run: `make bench`."""

@@ -1,0 +1,50 @@
+"""Runs the measurements and prints them as a table of ratios to OpenSSH.
+
+python -m bench [--runs N] [--megabytes N] [--only NAME]...
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+
+from bench.measurements import MEASUREMENTS, Setting
+from bench.report import describe_machine, print_header, print_row
+from tests.janitor import Janitor
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make bench BENCH=...")
+    parser.add_argument("--runs", type=int, default=7, help="interleaved runs per figure")
+    parser.add_argument("--megabytes", type=int, default=200, help="size of a bulk transfer")
+    parser.add_argument("--only", action="append", choices=sorted(MEASUREMENTS), default=[])
+    options = parser.parse_args()
+    if os.geteuid() != 0:
+        print(
+            "bench: needs root, for a real sshd with its own user and network namespaces",
+            file=sys.stderr,
+        )
+        return 1
+    janitor = Janitor()
+    failed = 0
+    try:
+        setting = Setting(janitor, options.runs, options.megabytes)
+        print(describe_machine())
+        print_header()
+        for name, measure in MEASUREMENTS.items():
+            if options.only and name not in options.only:
+                continue
+            started = time.monotonic()
+            for row in measure(setting):
+                print_row(row)
+                failed += row.failure is not None
+            print(f"  {name} took {time.monotonic() - started:.0f} s", file=sys.stderr)
+    finally:
+        janitor.close()
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
