@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 POLL = 0.02
+STILL = 0.3
 
 
 class Process(NamedTuple):
@@ -27,6 +28,20 @@ def wait_until(condition: Callable[[], object], timeout: float, what: str) -> No
         if time.monotonic() > deadline:
             raise AssertionError(f"after {timeout} s still not: {what}")
         time.sleep(POLL)
+
+
+def wait_until_still(value: Callable[[], int], timeout: float, what: str) -> None:
+    """Poll until a counter has begun and then has not moved for a while."""
+    last, since = 0, time.monotonic()
+
+    def is_still() -> bool:
+        nonlocal last, since
+        now = value()
+        if now != last:
+            last, since = now, time.monotonic()
+        return last > 0 and time.monotonic() - since > STILL
+
+    wait_until(is_still, timeout, what)
 
 
 def read_process(pid: int) -> Process | None:

@@ -99,7 +99,10 @@ def server_factory(janitor: Janitor) -> Iterator[ServerFactory]:
 def server(programs: Programs, janitor: Janitor) -> Iterator[Server]:
     """A server with default settings that the scenarios of a file share."""
     for start in server_factory(janitor):
-        yield start(programs, ["AcceptEnv LANG LC_* SCENARIO_*"])
+        yield start(
+            programs,
+            ["AcceptEnv LANG LC_* SCENARIO_*", "Subsystem sftp /usr/lib/openssh/sftp-server"],
+        )
 
 
 @pytest.fixture
