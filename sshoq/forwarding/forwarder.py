@@ -88,6 +88,13 @@ class FdSource(_Descriptor):
     def __init__(self, fd: int, *, owned: bool = True, size: int = READ_SIZE) -> None:
         super().__init__(fd, owned=owned)
         self._size = size
+        self._draining = False
+
+    def drain(self) -> None:
+        """Nobody may write to it any more: what is there is still read, but not waited for."""
+        self._draining = True
+        if self._waiter is not None:
+            _wake(self._waiter)
 
     async def read(self) -> bytes:
         if not self._non_blocking and not self._closed:
@@ -96,6 +103,8 @@ class FdSource(_Descriptor):
             try:
                 return os.read(self._fd, self._size)
             except BlockingIOError:
+                if self._draining:
+                    return b""
                 await self._wait(writing=False)
             except OSError as error:
                 if error.errno in _WRITER_GONE:

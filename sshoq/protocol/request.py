@@ -1,8 +1,8 @@
 """The request that starts a conversation, and its answers: fields of HTTP/3, built and checked.
 
-The client sends an Extended CONNECT (RFC 9220) with the user's name in the query and the credentials in
-`authorization`. Whether these are good is for others to say; here stands what is well-formed and what each
-answer looks like.
+The client sends an Extended CONNECT (RFC 9220) with the user's name in the query and the
+credentials in `authorization`. Whether these are good is for others to say; here stands what is
+well-formed and what each answer looks like.
 """
 
 from binascii import Error as Base64Error
@@ -56,7 +56,8 @@ def unescape(text: str) -> str:
 
 
 def query_value(query: str, key: str) -> str | None:
-    """The first value of `key` in a form-encoded query; pairs that cannot be decoded do not count."""
+    """The first value of `key` in a form-encoded query; pairs that cannot be decoded do not count.
+    """
     for pair in query.split("&"):
         name, _, value = pair.replace("+", " ").partition("=")
         try:
@@ -71,7 +72,9 @@ def query_value(query: str, key: str) -> str | None:
 
 
 class ConnectRequest:
-    """What a client asks for. `is_ssh3` is false for whatever else HTTP clients may want of a server."""
+    """What a client asks for. `is_ssh3` is false for whatever else HTTP clients may want of a
+    server.
+    """
 
     __slots__ = ("authority", "authorization", "is_ssh3", "path", "user", "user_agent")
 
@@ -186,16 +189,26 @@ FAILED = Response(500)
 
 def accepted(traits: PeerTraits, banner: str = "") -> Response:
     """The login succeeded. The banner goes to clients that announced that they show one."""
+    return Response(200, extra=_banner_field(traits, banner))
+
+
+def refused(traits: PeerTraits, banner: str = "") -> Response:
+    """These credentials do not let in. sshd shows its banner ahead of the first try's outcome, too."""
+    return Response(401, extra=_banner_field(traits, banner))
+
+
+def _banner_field(traits: PeerTraits, banner: str) -> Fields:
     if not banner or not traits.supports(Extension.BANNER):
-        return Response(200)
+        return ()
     text = encode_text(banner)[:MAX_BANNER]
-    return Response(200, extra=[(BANNER_FIELD, b2a_base64(text, newline=False))])
+    return [(BANNER_FIELD, b2a_base64(text, newline=False))]
 
 
 def refuse_request(request: ConnectRequest, url_path: str) -> Response | None:
     """The answer that needs no look at the credentials; None if they have to be looked at.
 
-    Whatever is not for our path, in our protocol, gets the answer of a server that knows nothing of ssh.
+    Whatever is not for our path, in our protocol, gets the answer of a server that knows nothing of
+    ssh.
     """
     if not request.is_ssh3 or not request.is_for(url_path):
         return NOT_FOUND

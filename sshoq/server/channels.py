@@ -1,0 +1,278 @@
+"""Process: network process [service user, sandboxed]. The channels that clients open.
+
+A session is carried out here: its requests become questions to the session leader, whose
+descriptors are then joined to the channel by the one pump. Nothing here decides what the user may
+do; leader and monitor do.
+"""
+
+import asyncio
+import fcntl
+import os
+import struct
+import termios
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from sshoq.forwarding.forwarder import FdSink, FdSource
+from sshoq.forwarding.relay import Sink, SinkClosed, pump
+from sshoq.protocol.messages import (
+    Break,
+    ChannelRequest,
+    Env,
+    Exec,
+    ExitSignal,
+    ExitStatus,
+    PtyReq,
+    RefusalReason,
+    Session,
+    Shell,
+    Signal,
+    Subsystem,
+    WindowChange,
+)
+from sshoq.protocol.outcome import Code
+from sshoq.server.link import Refused, SessionLeader
+from sshoq.server.privsep import AllocatePty, ProgramExited, StartProgram
+from sshoq.transport.channel import Channel, ChannelClosed, DataSink, ExtendedSink
+from sshoq.wire import encode_text
+
+MAX_VARIABLES = 128
+"""sshd's own bound for what a client may put into a session's environment."""
+
+MAX_ENVIRONMENT = 64 * 1024
+MAX_SIZE = 0xFFFF
+"""Of a terminal, in any unit: the kernel keeps 16 bits."""
+
+
+class Login(Protocol):
+    """What a channel needs of the login it belongs to."""
+
+    max_sessions: int
+
+    async def leader(self) -> SessionLeader:
+        """The user's session leader, as soon as it is there. Refused when the login could not be
+        opened.
+        """
+
+    def log(self, level: int, text: str) -> None: ...
+
+
+class ChannelHost:
+    """Serves whatever channels the client opens, within the login's limits."""
+
+    def __init__(self, login: Login) -> None:
+        self._login = login
+        self._sessions: set[SessionHost] = set()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether any session is still open."""
+        return bool(self._sessions)
+
+    async def serve(self, channel: Channel) -> None:
+        """From opening to end. Never raises for what the client or the program does."""
+        if not isinstance(channel.state.opening, Session):
+            channel.refuse(RefusalReason.UNKNOWN_CHANNEL_TYPE, "open failed")
+        elif len(self._sessions) >= self._login.max_sessions:
+            channel.refuse(RefusalReason.ADMINISTRATIVELY_PROHIBITED, "open failed")
+        else:
+            await self._serve_session(channel)
+
+    async def _serve_session(self, channel: Channel) -> None:
+        session = SessionHost(channel, self._login)
+        self._sessions.add(session)
+        try:
+            await session.run()
+        except (SinkClosed, ChannelClosed):
+            pass  # the client closed it; what ran is hung up below
+        finally:
+            self._sessions.discard(session)
+            session.close()
+
+
+class SessionHost:
+    """One session: a pty or three pipes, a program, and the channel they are joined to."""
+
+    def __init__(self, channel: Channel, login: Login) -> None:
+        self._channel = channel
+        self._login = login
+        self._number = channel.stream_id
+        self._leader: SessionLeader | None = None
+        self._environment: list[bytes] = []
+        self._master: int | None = None
+        self._ends: list[FdSource | FdSink] = []
+        self._finished = False
+
+    async def run(self) -> None:
+        self._channel.confirm()
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            while (asked := await self._channel.next_request()) is not None:
+                granted = await self._grant(asked.request)
+                if asked.want_reply:
+                    self._channel.reply(granted)
+
+    async def _grant(self, request: ChannelRequest) -> bool:
+        grant = _GRANTS.get(type(request))
+        return grant is not None and await grant(self, request)
+
+    # ------------------------------------------------------------------ requests
+
+    async def _set_variable(self, request: Env) -> bool:
+        """AcceptEnv is the leader's to apply; here is only the bound."""
+        pair = encode_text(f"{request.variable}={request.value}")
+        size = sum(len(known) for known in self._environment) + len(pair)
+        if len(self._environment) >= MAX_VARIABLES or size > MAX_ENVIRONMENT or b"\0" in pair:
+            return False
+        self._environment.append(pair)
+        return True
+
+    async def _allocate_pty(self, request: PtyReq) -> bool:
+        leader = await self._login.leader()
+        try:
+            self._master = await leader.allocate_pty(
+                AllocatePty(self._number, request.term, *_size(request), request.modes)
+            )
+        except Refused as refusal:
+            self._login.log(2, f"session {self._number}: no pty: {refusal}")
+            return self._fail_for_silent_peers()
+        os.set_blocking(self._master, False)
+        return True
+
+    async def _start_shell(self, request: Shell) -> bool:
+        return await self._start(StartProgram.SHELL, "")
+
+    async def _start_command(self, request: Exec) -> bool:
+        return await self._start(StartProgram.EXEC, request.command)
+
+    async def _start_subsystem(self, request: Subsystem) -> bool:
+        return await self._start(StartProgram.SUBSYSTEM, request.subsystem)
+
+    async def _start(self, kind: int, command: str) -> bool:
+        leader = self._leader = await self._login.leader()
+        message = StartProgram(self._number, kind, encode_text(command), tuple(self._environment))
+        try:
+            pipes = await leader.start_program(message, pipes=self._master is None)
+        except Refused as refusal:
+            self._login.log(2, f"session {self._number}: not started: {refusal}")
+            return self._fail_for_silent_peers()
+        self._group.create_task(self._relay(leader, pipes))
+        return True
+
+    def _fail_for_silent_peers(self) -> bool:
+        """A Go client learns of a failure only by the end of its channel."""
+        if self._channel.state.traits.is_go:
+            self._channel.close(Code.REQUEST_CANCELLED)
+        return False
+
+    async def _resize(self, request: WindowChange) -> bool:
+        """Without a pty it means nothing, as in sshd; the Go client sends it all the same."""
+        if self._master is None:
+            return False
+        columns, rows, width, height = _size(request)
+        size = struct.pack("HHHH", rows, columns, width, height)
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, size)
+        return True
+
+    async def _send_signal(self, request: Signal) -> bool:
+        if self._leader is None:
+            return False
+        self._leader.signal(self._number, request.signal)
+        return True
+
+    async def _send_break(self, request: Break) -> bool:
+        if self._master is None:
+            return False
+        termios.tcsendbreak(self._master, 0)
+        return True
+
+    # ------------------------------------------------------------------ the program
+
+    async def _relay(self, leader: SessionLeader, pipes: list[int]) -> None:
+        """Until the program has ended and its output has been sent."""
+        stdin, outputs = self._make_ends(pipes)
+        async with asyncio.TaskGroup() as group:
+            feeding = group.create_task(self._feed(stdin))
+            sending = [group.create_task(self._send_output(*output)) for output in outputs]
+            exited = await leader.program_exit(self._number)
+            if self._master is not None:
+                # Background processes may hold the terminal on; the session ends with its program.
+                for source, _ in outputs:
+                    source.drain()
+            await asyncio.gather(*sending)
+            feeding.cancel()
+        self._report_exit(exited)
+
+    def _make_ends(self, pipes: list[int]) -> tuple[FdSink, list[tuple[FdSource, Sink]]]:
+        output = DataSink(self._channel, _nothing)
+        if self._master is not None:
+            source, stdin = FdSource(self._master, owned=False), FdSink(self._master, owned=False)
+            self._ends += (source, stdin)
+            return stdin, [(source, output)]
+        for pipe in pipes:
+            os.set_blocking(pipe, False)
+        stdin, stdout, stderr = FdSink(pipes[0]), FdSource(pipes[1]), FdSource(pipes[2])
+        self._ends += (stdin, stdout, stderr)
+        return stdin, [(stdout, output), (stderr, ExtendedSink(self._channel))]
+
+    async def _feed(self, stdin: FdSink) -> None:
+        """The client's data to the program; what the program does not want is read and dropped."""
+        try:
+            await pump(self._channel, stdin)
+        except SinkClosed:
+            stdin.close()
+            while await self._channel.read():
+                pass
+
+    async def _send_output(self, source: FdSource, sink: Sink) -> None:
+        """The program's output to the client. If nobody listens, the program hears of it by
+        SIGPIPE.
+        """
+        try:
+            await pump(source, sink)
+        except SinkClosed:
+            source.close()
+
+    def _report_exit(self, exited: ProgramExited) -> None:
+        self._finished = True
+        if exited.signal:
+            self._channel.request(ExitSignal(exited.signal, exited.core_dumped))
+        else:
+            self._channel.request(ExitStatus(exited.status))
+        self._channel.finish()
+        self._channel.end_requests()
+
+    def close(self) -> None:
+        """Hang up what still runs, give back what was lent."""
+        for end in self._ends:
+            end.close()
+        if self._master is not None:
+            os.close(self._master)
+            self._master = None
+        if self._leader is not None:
+            self._leader.close_session(self._number)
+        if not self._finished:
+            self._channel.close()
+
+
+def _nothing() -> None:
+    """The end of a program's output is told with its exit status, not by itself."""
+
+
+def _size(request: PtyReq | WindowChange) -> tuple[int, int, int, int]:
+    """Columns, rows and pixels, cut to what a terminal can be told."""
+    wanted = (request.columns, request.rows, request.width, request.height)
+    columns, rows, width, height = (min(value, MAX_SIZE) for value in wanted)
+    return columns, rows, width, height
+
+
+_GRANTS: dict[type[ChannelRequest], Callable[..., Awaitable[bool]]] = {
+    Env: SessionHost._set_variable,
+    PtyReq: SessionHost._allocate_pty,
+    Shell: SessionHost._start_shell,
+    Exec: SessionHost._start_command,
+    Subsystem: SessionHost._start_subsystem,
+    WindowChange: SessionHost._resize,
+    Signal: SessionHost._send_signal,
+    Break: SessionHost._send_break,
+}

@@ -1,0 +1,360 @@
+"""Process: network process [service user, sandboxed], one per QUIC connection.
+
+Speaks QUIC, HTTP/3 and SSHOQ with one client. It is believed by nobody: the monitor signs the
+handshake and decides the login, the session leader starts what the user asked for, and both check
+what they are told. When this process ends, however it ends, they see their sockets closed and clean
+up.
+"""
+
+import asyncio
+import select
+import socket
+import sys
+import time
+import traceback
+from typing import NamedTuple
+
+from sshoq.protocol.conversation import ConversationState
+from sshoq.protocol.outcome import Code
+from sshoq.protocol.request import (
+    UNAUTHORIZED,
+    ConnectRequest,
+    Response,
+    ResponseHead,
+    accepted,
+    refuse_request,
+    refused,
+)
+from sshoq.server.channels import ChannelHost
+from sshoq.server.link import PrivsepLink, Refused, SessionLeader
+from sshoq.server.privsep import (
+    FROM_LEADER,
+    FROM_MONITOR,
+    NETWORK_TO_ROUTER,
+    ROUTER_TO_NETWORK,
+    TO_LEADER,
+    TO_MONITOR,
+    AddressValidated,
+    Authenticate,
+    AuthenticationResult,
+    HandshakeSigned,
+    LoginFailed,
+    LoginOpened,
+    LogLine,
+    PrivsepError,
+    PrivsepSocket,
+    RouteAdded,
+    RouteRemoved,
+    SignHandshake,
+    StrayDatagram,
+    Welcome,
+    close_all,
+)
+from sshoq.transport.channel import Channel
+from sshoq.transport.conversation import Conversation
+from sshoq.transport.events import AFTER_LOGIN, Address, Terminated
+from sshoq.transport.identity import ServerIdentity
+from sshoq.transport.packets import FirstPacket
+from sshoq.transport.quic import Engine
+from sshoq.transport.udp import UdpSocket
+from sshoq.wire import Message, encode_text
+
+EXPORTER_LABEL = b"EXPORTER-SSH3"
+CONVERSATION_ID_LENGTH = 32
+
+SIGNATURE_WAIT = 10.0
+"""Seconds the monitor may take to sign. It does it in one; after ten it counts as hung."""
+
+HANDSHAKE_TIMEOUT = 10.0
+IDLE_TIMEOUT = 900.0
+"""Seconds of silence after which a client is given up; the lower of both sides' values counts, and
+the Go client says 30. A laptop may sleep so long and go on."""
+
+KEEP_ALIVE = 10.0
+"""Seconds of silence after which the client is asked for a sign of life, so that a killed one is
+noticed.
+"""
+
+LINGER_REFUSED = 1.0
+"""Seconds for the answer that there will be no more tries, before the connection is closed."""
+
+LINGER = 10.0
+"""Seconds that a Go client, which just goes away, may still use for reading its exit status."""
+
+INFO, VERBOSE, DEBUG = 1, 2, 3
+MAX_LOG = 500
+MAX_LOG_LINES = 200
+"""Per connection: a hostile client cannot fill the disk with what we say of it."""
+
+
+class NetworkStart(NamedTuple):
+    """What the router leaves to the process it forks."""
+
+    udp: socket.socket
+    monitor: socket.socket
+    router: socket.socket
+    first: FirstPacket
+    datagrams: list[bytes]
+    peer: Address
+    local_address: str
+    reset_key: bytes
+
+
+def run_network(start: NetworkStart) -> int:
+    """The life of the process; its exit status."""
+    try:
+        asyncio.run(_serve_connection(start))
+    except PrivsepError:
+        return 1  # the monitor is gone, and with it whoever could be told why
+    except BaseException:
+        traceback.print_exc(file=sys.stderr)
+        return 70
+    return 0
+
+
+async def _serve_connection(start: NetworkStart) -> None:
+    await NetworkProcess(start).run()
+
+
+class NetworkProcess:
+    """One client's connection, as conversation owner: the handshake, the login, then channels."""
+
+    def __init__(self, start: NetworkStart) -> None:
+        self._start = start
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._leader: asyncio.Future[SessionLeader] = self._loop.create_future()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timers: list[asyncio.TimerHandle] = []
+        self._request: int | None = None
+        self._log_lines = 0
+        self.max_sessions = 0
+        monitor = PrivsepSocket(start.monitor, TO_MONITOR, FROM_MONITOR)
+        self._welcome = _read_welcome(monitor)
+        self._monitor_end = monitor
+        self._monitor = PrivsepLink(monitor, self._receive_from_monitor, self._lose)
+        self._router = PrivsepLink(
+            PrivsepSocket(start.router, NETWORK_TO_ROUTER, ROUTER_TO_NETWORK),
+            self._receive_stray,
+            _live_on,
+        )
+        self._udp = UdpSocket(start.udp)
+        self._host = ChannelHost(self)
+        self._conversation = Conversation(
+            self._make_engine(), self._udp, ConversationState(is_client=False), self
+        )
+
+    def _make_engine(self) -> Engine:
+        return Engine.server(
+            self._start.first,
+            ServerIdentity(self._welcome.certificates, self._sign),
+            reset_key=self._start.reset_key,
+            idle_timeout=IDLE_TIMEOUT,
+            keep_alive=KEEP_ALIVE,
+        )
+
+    async def run(self) -> None:
+        """Until the connection is over, or one of the processes it needs is gone."""
+        self._loop.set_exception_handler(self._crash)
+        for connection_id in self._conversation.engine.connection_ids:
+            self.routes_changed(connection_id, None)
+        self._timers.append(self._loop.call_later(HANDSHAKE_TIMEOUT, self._give_up_handshake))
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            self._conversation.start(
+                self._start.datagrams, self._socket_address(*self._start.peer[:2])
+            )
+            try:
+                await self._ended
+            finally:
+                self._close_everything()
+
+    def _close_everything(self) -> None:
+        self._conversation.close()
+        for timer in self._timers:
+            timer.cancel()
+        for task in self._tasks:
+            task.cancel()
+        if self._leader.done() and self._leader.exception() is None:
+            self._leader.result().close()
+        self._monitor.close()
+        self._router.close()
+
+    def _crash(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+        """A bug, or the monitor's death in the middle of a question: the end of this one
+        connection.
+        """
+        error = context.get("exception")
+        if not isinstance(error, Exception):
+            error = RuntimeError(str(context.get("message")))
+        if not self._ended.done():
+            self._ended.set_exception(error)
+
+    def _lose(self, error: PrivsepError) -> None:
+        """Monitor or session leader have gone: so is the login."""
+        self._finish()
+
+    def _finish(self) -> None:
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    def log(self, level: int, text: str) -> None:
+        """A line for the server's log, if it asked for that much. The monitor cleans it."""
+        if level <= self._welcome.verbosity and self._log_lines < MAX_LOG_LINES:
+            self._log_lines += 1
+            self._monitor.send(LogLine(level, text[:MAX_LOG]))
+
+    # ------------------------------------------------------------------ handshake and paths
+
+    def _sign(self, content: bytes, scheme: int) -> bytes:
+        """The key object of the TLS library asks here; the handshake cannot go on without an
+        answer.
+        """
+        self._monitor_end.send(SignHandshake(scheme, content))
+        if not select.select([self._monitor_end], [], [], SIGNATURE_WAIT)[0]:
+            raise PrivsepError("the monitor does not sign")
+        answer, descriptors = self._monitor_end.receive()
+        close_all(descriptors)
+        if not isinstance(answer, HandshakeSigned):
+            raise PrivsepError("the monitor did not sign")
+        return answer.signature
+
+    def _give_up_handshake(self) -> None:
+        self._conversation.close(Code.REQUEST_CANCELLED, "the handshake takes too long")
+
+    def _socket_address(self, host: str, port: int) -> Address:
+        """As the connection's own socket would report it."""
+        if self._start.udp.family == socket.AF_INET6:
+            ip, _, zone = host.partition("%")
+            return (ip, port, 0, int(zone) if zone.isdigit() else 0)
+        return (host, port)
+
+    def _receive_stray(self, message: Message, descriptors: list[int]) -> None:
+        close_all(descriptors)
+        if isinstance(message, StrayDatagram):
+            address = self._socket_address(message.peer_address, message.peer_port)
+            self._conversation.receive_datagrams([message.payload], address)
+
+    def send_ready(self) -> None:
+        pass
+
+    def handshake_completed(self) -> None:
+        self._timers.pop().cancel()
+        self._router.send(AddressValidated())
+
+    def settings_received(self) -> None:
+        pass
+
+    def routes_changed(self, added: bytes | None, removed: bytes | None) -> None:
+        if added is not None:
+            self._router.send(RouteAdded(added))
+        if removed is not None:
+            self._router.send(RouteRemoved(removed))
+
+    def path_changed(self, address: Address) -> None:
+        self.log(VERBOSE, f"the client has moved to {address[0]} port {address[1]}")
+        try:
+            self._udp.reconnect(address)
+        except OSError as error:  # datagrams then keep coming by the router, which works, too
+            self.log(DEBUG, f"cannot connect the socket to {address[0]}: {error.strerror}")
+
+    # ------------------------------------------------------------------ login
+
+    def request_received(self, stream_id: int, request: ConnectRequest) -> None:
+        refusal = refuse_request(request, self._welcome.url_path)
+        if refusal is not None or request.user is None or request.authorization is None:
+            self._respond(stream_id, refusal or UNAUTHORIZED)
+            return
+        self._request = stream_id
+        conversation_id = self._conversation.engine.export(
+            EXPORTER_LABEL, b"", CONVERSATION_ID_LENGTH
+        )
+        self._monitor.send(Authenticate(request.user, encode_text(request.authorization), conversation_id))
+
+    def _respond(self, stream_id: int, response: Response) -> None:
+        self._conversation.respond(stream_id, response, time.time())
+
+    def _receive_from_monitor(self, message: Message, descriptors: list[int]) -> None:
+        if isinstance(message, LoginOpened) and len(descriptors) == 1:
+            self._open_login(message, descriptors[0])
+            return
+        close_all(descriptors)
+        if isinstance(message, AuthenticationResult):
+            self._end_request(message)
+        elif isinstance(message, LoginFailed):
+            self.log(VERBOSE, f"login not opened: {message.reason}")
+            self._leader.set_exception(Refused(message.reason))
+            self._leader.exception()
+
+    def _end_request(self, result: AuthenticationResult) -> None:
+        stream_id, self._request = self._request, None
+        if stream_id is None or self._conversation.ended is not None:
+            return
+        if result.outcome != AuthenticationResult.ACCEPTED:
+            self._respond(stream_id, refused(self._conversation.traits, result.banner))
+            if result.outcome == AuthenticationResult.CLOSED:
+                self._loop.call_later(LINGER_REFUSED, self._conversation.close)
+            return
+        self._conversation.raise_limits(AFTER_LOGIN)
+        self._respond(stream_id, accepted(self._conversation.traits, result.banner))
+
+    def _open_login(self, message: LoginOpened, descriptor: int) -> None:
+        end = PrivsepSocket(socket.socket(fileno=descriptor), TO_LEADER, FROM_LEADER)
+        self.max_sessions = message.max_sessions
+        self._leader.set_result(SessionLeader(end, self._lose))
+        if message.client_alive_interval:
+            self._watch_client(message.client_alive_interval, message.client_alive_count_max)
+
+    async def leader(self) -> SessionLeader:
+        return await asyncio.shield(self._leader)
+
+    def response_received(self, stream_id: int, response: ResponseHead | None) -> None:
+        """Only servers respond."""
+
+    def _watch_client(self, interval: int, most: int) -> None:
+        """ClientAliveInterval and ClientAliveCountMax: no sign of life for that long is the end."""
+        silence = self._loop.time() - self._conversation.engine.last_received
+        if most and silence > interval * most:
+            peer = self._start.peer
+            self.log(INFO, f"Timeout, client not responding from {peer[0]} port {peer[1]}")
+            self._conversation.close(Code.NO_ERROR, "client not responding")
+            return
+        if silence >= interval:
+            self._conversation.engine.ping()
+            self._conversation.flush_soon()
+        self._timers.append(self._loop.call_later(interval, self._watch_client, interval, most))
+
+    # ------------------------------------------------------------------ channels and the end
+
+    def channel_arrived(self, channel: Channel) -> None:
+        task = self._group.create_task(self._serve(channel))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, channel: Channel) -> None:
+        await self._host.serve(channel)
+        if self._conversation.traits.is_go and not self._host.is_busy:
+            # A Go client leaves without a word once it has read the exit status.
+            self._timers.append(self._loop.call_later(LINGER, self._conversation.close))
+
+    def conversation_ended(self) -> None:
+        self._conversation.close()
+
+    def terminated(self, end: Terminated) -> None:
+        self.log(DEBUG, f"connection over: {end.cause.value} ({end.code:#x} {end.reason})")
+        self._finish()
+
+    def fault(self, text: str) -> None:
+        self.log(INFO, f"protocol error from {self._start.peer[0]}: {text}")
+
+
+def _read_welcome(monitor: PrivsepSocket) -> Welcome:
+    welcome, descriptors = monitor.receive()
+    close_all(descriptors)
+    if not isinstance(welcome, Welcome):
+        raise PrivsepError("the monitor did not begin with a welcome")
+    return welcome
+
+
+def _live_on(error: PrivsepError) -> None:
+    """Without a router the connection goes on, where it is."""

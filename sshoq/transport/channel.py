@@ -1,0 +1,400 @@
+"""A channel as an async object: its data to read and write with back-pressure, its requests, its
+end.
+
+The rules are ChannelState's; what travels is the engine's. What arrives is sorted at once: data,
+stderr data and requests each wait in a line of their own, so that a window-change overtakes input
+that nobody reads. The lines are bounded by flow control, because a byte counts as consumed only
+when its reader comes back for more.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from sshoq.forwarding.relay import SinkClosed
+from sshoq.protocol.channel import (
+    Buffer,
+    ChannelEvent,
+    ChannelState,
+    Confirmed,
+    Data,
+    Eof,
+    ExtendedData,
+    Finished,
+    Refused,
+    Replied,
+    Requested,
+)
+from sshoq.protocol.messages import STDERR, ChannelRequest
+from sshoq.protocol.outcome import Code, ProtocolError
+
+if TYPE_CHECKING:
+    from sshoq.transport.conversation import Conversation
+
+MAX_WAITING_REQUESTS = 256
+"""Requests not yet acted upon. Each takes milliseconds at most; a peer that outruns that is
+hostile.
+"""
+
+_Item = TypeVar("_Item")
+
+
+class ChannelClosed(Exception):
+    """The channel, or the whole conversation, is over; the text says why."""
+
+
+class ChannelRefused(Exception):
+    """The peer did not accept the channel."""
+
+    def __init__(self, reason: int, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+        self.text = text
+
+
+class Line(Generic[_Item]):
+    """What waits for one reader, and whether more will come."""
+
+    __slots__ = ("_ended", "_items", "_waiter")
+
+    def __init__(self) -> None:
+        self._items: deque[_Item] = deque()
+        self._ended = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def put(self, item: _Item) -> None:
+        self._items.append(item)
+        self._wake()
+
+    def end(self) -> None:
+        """What waits is still handed out; then None."""
+        self._ended = True
+        self._wake()
+
+    def clear(self) -> list[_Item]:
+        items = list(self._items)
+        self._items.clear()
+        return items
+
+    async def next(self) -> _Item | None:
+        while not self._items:
+            if self._ended:
+                return None
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        return self._items.popleft()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class Channel:
+    """One channel of a conversation. Made by the conversation only."""
+
+    def __init__(self, conversation: "Conversation", state: ChannelState) -> None:
+        self.state = state
+        self.watcher: Callable[[ChannelEvent], None] | None = None
+        """Sees every event first, in order; ProtocolError from it ends the channel."""
+        self._conversation = conversation
+        self._data: Line[Buffer] = Line()
+        self._extended: Line[Buffer] = Line()
+        self._requests: Line[Requested] = Line()
+        self._lent = 0
+        self._extended_lent = 0
+        self._loop = asyncio.get_running_loop()
+        self._opened: asyncio.Future[int] = self._loop.create_future()
+        self._replies: deque[asyncio.Future[bool]] = deque()
+        self._drain: asyncio.Future[None] | None = None
+        self._receiving = True
+        self._sending = True
+        self.closed: asyncio.Future[str] = self._loop.create_future()
+        """Done when both directions have ended; the text says why, "" when in good order."""
+
+    @property
+    def stream_id(self) -> int:
+        return self.state.stream_id
+
+    def __repr__(self) -> str:
+        return f"<channel {self.stream_id} {self.state.opening.type_name}>"
+
+    # ------------------------------------------------------------------ opening
+
+    async def opened(self) -> None:
+        """Until the peer accepts the channel that we opened. ChannelRefused, ChannelClosed."""
+        await asyncio.shield(self._opened)
+
+    def confirm(self) -> None:
+        self._send(self.state.confirm())
+
+    def refuse(self, reason: int, text: str) -> None:
+        """Say no, and that is the end of it."""
+        buffers = self.state.refuse(reason, text)
+        self._send([*buffers, *self.state.finish()], fin=True)
+        self._end_sending()
+        self.stop_reading(Code.NO_ERROR)
+
+    # ------------------------------------------------------------------ reading
+
+    async def read(self) -> Buffer:
+        """The next data, empty at their end. What the previous call gave counts as consumed."""
+        self._repay()
+        piece = await self._data.next()
+        if piece is None:
+            return b""
+        self._lent = len(piece)
+        return piece
+
+    async def read_extended(self) -> Buffer:
+        """The same of stderr."""
+        self._repay_extended()
+        piece = await self._extended.next()
+        if piece is None:
+            return b""
+        self._extended_lent = len(piece)
+        return piece
+
+    async def next_request(self) -> Requested | None:
+        """The next request of the peer; None when no more can come."""
+        return await self._requests.next()
+
+    def end_requests(self) -> None:
+        """Ours to say: no request matters any more. Whoever waits for one is told."""
+        self._requests.end()
+
+    def _repay(self) -> None:
+        lent, self._lent = self._lent, 0
+        self._conversation.consumed(self.stream_id, lent)
+
+    def _repay_extended(self) -> None:
+        lent, self._extended_lent = self._extended_lent, 0
+        self._conversation.consumed(self.stream_id, lent)
+
+    # ------------------------------------------------------------------ writing
+
+    async def write(self, data: Buffer) -> None:
+        """Send data; waits while more than the channel's share is under way. SinkClosed."""
+        self._send(self.state.data(data))
+        await self._drained()
+
+    async def write_extended(self, data: Buffer) -> None:
+        """Send stderr data, in the same way."""
+        self._send(self.state.extended(STDERR, data))
+        await self._drained()
+
+    def write_eof(self) -> None:
+        """A session's message 96. SinkClosed."""
+        self._send(self.state.eof())
+
+    def finish(self) -> None:
+        """End our side of the stream; what was written still arrives. Safe after the end."""
+        if self._sending:
+            self._send(self.state.finish(), fin=True)
+            self._end_sending()
+
+    def request(self, request: ChannelRequest) -> None:
+        """Ask without wanting an answer. SinkClosed."""
+        self._send(self.state.request(request))
+
+    def ask(self, request: ChannelRequest) -> "asyncio.Future[bool]":
+        """Ask; the future tells whether the peer granted it. Peers that cannot answer count as
+        granting.
+        """
+        self._send(self.state.request(request, want_reply=True))
+        answer: asyncio.Future[bool] = self._loop.create_future()
+        if self.state.traits.is_go:
+            answer.set_result(True)
+        else:
+            self._replies.append(answer)
+        return answer
+
+    def reply(self, success: bool) -> None:
+        """Answer the oldest request that wants it. Nothing where the peer knows no answers."""
+        self._send(self.state.reply(success))
+
+    def _send(self, buffers: list[Buffer], *, fin: bool = False) -> None:
+        if not self._sending:
+            raise SinkClosed("the channel has ended")
+        self._conversation.write(self.stream_id, buffers, fin=fin)
+
+    async def _drained(self) -> None:
+        while self._sending and self._conversation.is_crowded(self.stream_id):
+            self._drain = self._loop.create_future()
+            try:
+                await self._drain
+            finally:
+                self._drain = None
+        if not self._sending:
+            raise SinkClosed("the peer takes no more")
+
+    def wake_writer(self) -> None:
+        """The conversation: what was under way has arrived."""
+        if self._drain is not None and not self._drain.done():
+            self._drain.set_result(None)
+
+    # ------------------------------------------------------------------ the end
+
+    def close(self, code: int = Code.REQUEST_CANCELLED) -> None:
+        """Give up both directions at once. Safe after the end."""
+        if self._receiving:
+            self._conversation.stop(self.stream_id, code)
+        if self._sending:
+            self._conversation.reset(self.stream_id, code)
+        self.drop("closed here")
+
+    def stop_reading(self, code: int) -> None:
+        """Nobody will read: tell the peer to stop sending data. Requests are lost with it."""
+        if self._receiving:
+            self._conversation.stop(self.stream_id, code)
+            self._end_receiving()
+
+    def drop(self, why: str) -> None:
+        """The conversation is over, or the channel was ended above: nothing more is said."""
+        self._end_sending(why)
+        self._end_receiving(why)
+
+    def _end_sending(self, why: str = "") -> None:
+        self._sending = False
+        self.wake_writer()
+        self._note_end(why)
+
+    def _end_receiving(self, why: str = "") -> None:
+        self._receiving = False
+        for line in (self._data, self._extended, self._requests):
+            line.end()
+        failure = ChannelClosed(why or "the peer has closed the channel")
+        _fail(self._opened, failure)
+        for reply in self._replies:
+            _fail(reply, failure)
+        self._replies.clear()
+        self._note_end(why)
+
+    def _note_end(self, why: str) -> None:
+        if not self._sending and not self._receiving and not self.closed.done():
+            self.closed.set_result(why)
+            self._conversation.forget(self)
+
+    # ------------------------------------------------------------------ what the peer does
+
+    def receive(self, data: Buffer, fin: bool) -> None:
+        """Bytes of the stream, and its end. ProtocolError ends the channel, and is the caller's."""
+        if not self._receiving:
+            return
+        events = self.state.receive(data, fin)
+        payload = 0
+        for event in events:
+            if isinstance(event, Data | ExtendedData):
+                payload += len(event.payload)
+            if self.watcher is not None:
+                self.watcher(event)
+            _SORT[type(event)](self, event)
+        # What is not payload has been acted upon.
+        self._conversation.consumed(self.stream_id, len(data) - payload)
+
+    def peer_reset(self, code: int) -> None:
+        """RESET_STREAM: nothing more comes, and what waits may still be read."""
+        if self._receiving:
+            self._end_receiving(f"reset by the peer ({code:#x})")
+
+    def peer_stopped(self, code: int) -> None:
+        """STOP_SENDING: nobody reads what we write."""
+        self._end_sending(f"stopped by the peer ({code:#x})")
+
+    def _sort_data(self, event: Data) -> None:
+        self._data.put(event.payload)
+
+    def _sort_extended(self, event: ExtendedData) -> None:
+        if event.kind == STDERR:
+            self._extended.put(event.payload)
+        else:  # RFC 4254 5.2 knows one kind; the Go programs drop others, too
+            self._conversation.consumed(self.stream_id, len(event.payload))
+
+    def _sort_request(self, event: Requested) -> None:
+        if len(self._requests) >= MAX_WAITING_REQUESTS:
+            raise ProtocolError("too many requests wait")
+        self._requests.put(event)
+
+    def _sort_confirmed(self, event: Confirmed) -> None:
+        if not self._opened.done():
+            self._opened.set_result(event.max_message)
+
+    def _sort_refused(self, event: Refused) -> None:
+        _fail(self._opened, ChannelRefused(event.reason, event.text))
+        self._end_sending("refused by the peer")
+
+    def _sort_reply(self, event: Replied) -> None:
+        answer = self._replies.popleft()
+        if not answer.done():
+            answer.set_result(event.success)
+
+    def _sort_eof(self, event: Eof) -> None:
+        self._data.end()
+        self._extended.end()
+
+    def _sort_finished(self, event: Finished) -> None:
+        self._end_receiving()
+
+
+_SORT: dict[type[ChannelEvent], Callable[[Channel, ChannelEvent], None]] = {
+    Data: Channel._sort_data,  # type: ignore[dict-item]  # each takes just the event it is filed under
+    ExtendedData: Channel._sort_extended,  # type: ignore[dict-item]
+    Requested: Channel._sort_request,  # type: ignore[dict-item]
+    Confirmed: Channel._sort_confirmed,  # type: ignore[dict-item]
+    Refused: Channel._sort_refused,  # type: ignore[dict-item]
+    Replied: Channel._sort_reply,  # type: ignore[dict-item]
+    Eof: Channel._sort_eof,  # type: ignore[dict-item]
+    Finished: Channel._sort_finished,  # type: ignore[dict-item]
+}
+
+
+def _fail(waiting: "asyncio.Future[Any]", failure: Exception) -> None:
+    """Tell whoever waits, if anybody does: a failure that nobody fetches is not to be reported."""
+    if not waiting.done():
+        waiting.set_exception(failure)
+        waiting.exception()
+
+
+class DataSink:
+    """A channel's data as a sink for the pump. `eof`: how this type of channel says that no more
+    comes.
+    """
+
+    def __init__(self, channel: Channel, eof: Callable[[], None]) -> None:
+        self._channel = channel
+        self._eof = eof
+
+    async def write(self, data: bytes | memoryview) -> None:
+        await self._channel.write(data)
+
+    async def write_eof(self) -> None:
+        self._eof()
+
+
+class ExtendedSink:
+    """A channel's stderr data as a sink. Its end is the channel's."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    async def write(self, data: bytes | memoryview) -> None:
+        await self._channel.write_extended(data)
+
+    async def write_eof(self) -> None:
+        pass
+
+
+class ExtendedSource:
+    """A channel's stderr data as a source."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    async def read(self) -> Buffer:
+        return await self._channel.read_extended()

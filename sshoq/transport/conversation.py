@@ -1,0 +1,458 @@
+"""A conversation on the event loop: the engine's datagrams and timer, the state's rules, channels
+as objects.
+
+The one place where the three meet: UDP socket, QUIC engine, conversation rules. It has no opinion
+of its own; what is done about a request or a channel is the business of the client or of the
+server's network process, which is the conversation's `owner`.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from sshoq.protocol.channel import Buffer
+from sshoq.protocol.conversation import (
+    ChannelArrived,
+    ChannelVoided,
+    Consumed,
+    ConversationEnded,
+    ConversationEvent,
+    ConversationState,
+    DatagramArrived,
+    RequestFailed,
+    RequestReceived,
+    ResetStream,
+    ResponseReceived,
+    SettingsReceived,
+    StopStream,
+    WriteStream,
+)
+from sshoq.protocol.messages import ChannelOpening
+from sshoq.protocol.outcome import Code, ConnectionFault, ProtocolError
+from sshoq.protocol.request import ConnectRequest, Response, ResponseHead
+from sshoq.transport.channel import Channel
+from sshoq.transport.events import (
+    Address,
+    ConnectionIdIssued,
+    ConnectionIdRetired,
+    DatagramReceived,
+    Event,
+    HandshakeCompleted,
+    Limits,
+    PathChanged,
+    SendReady,
+    StreamData,
+    StreamReset,
+    StreamStopped,
+    Terminated,
+)
+from sshoq.transport.quic import Engine, StreamClosed
+from sshoq.transport.udp import Batch, UdpSocket, UdpTransport
+
+CHANNEL_SHARE = 2 * 1024 * 1024
+CONNECTION_SHARE = 16 * 1024 * 1024
+LEAST_SHARE = 16 * 1024
+"""Written and not yet acknowledged: of one channel, of all, and of each when there are very many.
+"""
+
+PROBES = 4
+PROBE_INTERVAL = 0.5
+"""When the network says that nobody listens at the peer's port, which may be wrong or forged: ask
+the peer so often, with so many seconds between, before it is believed."""
+
+
+class ConversationOwner(Protocol):
+    """Who acts on what the peer does. Each is called at most once per thing, on the event loop;
+    none may wait.
+    """
+
+    def send_ready(self) -> None:
+        """Streams may be written: on a client the server's certificate and the exporter are there.
+        """
+
+    def handshake_completed(self) -> None: ...
+
+    def settings_received(self) -> None:
+        """`conversation.traits` says from now on what the peer is."""
+
+    def request_received(self, stream_id: int, request: ConnectRequest) -> None:
+        """Server: answer with `respond`."""
+
+    def response_received(self, stream_id: int, response: ResponseHead | None) -> None:
+        """Client: None when the request was dropped without an answer."""
+
+    def channel_arrived(self, channel: Channel) -> None:
+        """The peer opened a channel: confirm or refuse it."""
+
+    def routes_changed(self, added: bytes | None, removed: bytes | None) -> None:
+        """Server: a connection ID by which datagrams are recognised came or went."""
+
+    def path_changed(self, address: Address) -> None:
+        """The peer has moved there, proven."""
+
+    def conversation_ended(self) -> None:
+        """The peer ended the conversation in good order; what runs is to be ended."""
+
+    def terminated(self, end: Terminated) -> None:
+        """The connection is over; all channels are closed already."""
+
+    def fault(self, text: str) -> None:
+        """The peer broke a rule, and that has been dealt with: a line for the log."""
+
+
+class Conversation:
+    """One QUIC connection with its channels. Everything happens on the event loop it was made in.
+    """
+
+    def __init__(
+        self, engine: Engine, udp: UdpSocket, state: ConversationState, owner: ConversationOwner
+    ) -> None:
+        self.engine = engine
+        self.state = state
+        self.channels: dict[int, Channel] = {}
+        self.ended: Terminated | None = None
+        self._owner = owner
+        self._loop = asyncio.get_running_loop()
+        self._transport = UdpTransport(self._loop, udp, self._receive_batches, self._unreachable)
+        self._timer: asyncio.TimerHandle | None = None
+        self._flush_handle: asyncio.Handle | None = None
+        self._probe: asyncio.TimerHandle | None = None
+        self._probes_left = 0
+        self._greeted = False
+        self._crowded: set[int] = set()
+        self._over: asyncio.Future[None] = self._loop.create_future()
+
+    @property
+    def traits(self) -> Any:
+        return self.state.traits
+
+    # ------------------------------------------------------------------ running
+
+    def start(self, datagrams: Sequence[bytes] = (), peer: Address | None = None) -> None:
+        """Work on what came before there was an event loop, and send what is due."""
+        if datagrams and peer is not None:
+            self.engine.receive(datagrams, peer, self._loop.time())
+        self._turn()
+
+    async def over(self) -> None:
+        """Until the connection has ended and its last datagram is out."""
+        await asyncio.shield(self._over)
+
+    def receive_datagrams(self, datagrams: Sequence[bytes], peer: Address) -> None:
+        """Datagrams that reached us another way than by our own socket."""
+        self._receive_batches([(peer, list(datagrams))])
+
+    def _receive_batches(self, batches: Sequence[Batch]) -> None:
+        now = self._loop.time()
+        for peer, datagrams in batches:
+            self.engine.receive(datagrams, peer, now)
+        self._turn()
+
+    def _turn(self) -> None:
+        """After anything came in: act on it, let writers go on, send what is due."""
+        while (event := self.engine.next_event()) is not None:
+            self._handle(event)
+        self._wake_writers()
+        self.flush()
+
+    def flush_soon(self) -> None:
+        """Send what is due once the present callbacks have run: one flight for all of them."""
+        if self._flush_handle is None and not self._over.done():
+            self._flush_handle = self._loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        if self._flush_handle is not None:
+            self._flush_handle.cancel()
+            self._flush_handle = None
+        if self._over.done():
+            return
+        self._transport.send(self.engine.outgoing(self._loop.time()))
+        if self.ended is None:
+            while (event := self.engine.next_event()) is not None:
+                self._handle(event)
+        if self.ended is not None:
+            self._shut_down()
+        else:
+            self._set_timer()
+
+    def _set_timer(self) -> None:
+        due = self.engine.timer()
+        if self._timer is not None:
+            if self._timer.when() == due:
+                return
+            self._timer.cancel()
+        self._timer = None if due is None else self._loop.call_at(due, self._timer_expired)
+
+    def _timer_expired(self) -> None:
+        self._timer = None
+        self.engine.handle_timer(self._loop.time())
+        self._turn()
+
+    def close(self, code: int = Code.NO_ERROR, reason: str = "") -> None:
+        """End the connection at once, whatever is under way."""
+        if self.ended is None:
+            self.engine.close(code, reason)
+            self._turn()
+
+    def _shut_down(self) -> None:
+        for handle in (self._timer, self._probe):
+            if handle is not None:
+                handle.cancel()
+        self._transport.close()
+        self._over.set_result(None)
+
+    # ------------------------------------------------------------------ requests and channels
+
+    def send_request(self, request: ConnectRequest) -> int:
+        """Client: ask for the conversation. The stream's ID, which the response will name."""
+        stream_id = self.engine.open_stream()
+        self.engine.write(stream_id, self.state.connect(stream_id, request))
+        self.flush_soon()
+        return stream_id
+
+    def respond(self, stream_id: int, response: Response, wall_clock: float) -> None:
+        """Server: answer the pending request."""
+        self._act(lambda: self.state.respond(stream_id, response, wall_clock))
+        self.flush_soon()
+
+    def open_channel(self, opening: ChannelOpening, *, speculative: bool = False) -> Channel:
+        """A channel of ours. What is written next leaves in the same flight as its header.
+
+        NoStreamCredit when the peer permits no more streams, StreamClosed after the end.
+        """
+        stream_id = self.engine.open_stream()
+        state = self.state.open_channel(stream_id, opening, speculative=speculative)
+        channel = self.channels[stream_id] = Channel(self, state)
+        self.write(stream_id, state.open())
+        return channel
+
+    def raise_limits(self, limits: Limits) -> None:
+        """After login."""
+        self.engine.raise_limits(limits)
+        self.flush_soon()
+
+    # ------------------------------------------------------------------ what channels do
+
+    def write(self, stream_id: int, buffers: Sequence[Buffer], *, fin: bool = False) -> None:
+        """Queue bytes on a channel's stream. After the end of either they go nowhere."""
+        try:
+            for buffer in buffers:
+                self.engine.write(stream_id, buffer)
+            if fin:
+                self.engine.write(stream_id, b"", fin=True)
+        except StreamClosed:
+            return  # its STOP_SENDING or the connection's end is on its way to the channel
+        self.flush_soon()
+
+    def consumed(self, stream_id: int, count: int) -> None:
+        if count:
+            self.engine.consumed(stream_id, count)
+            self.flush_soon()
+
+    def is_crowded(self, stream_id: int) -> bool:
+        """Whether as much is under way as the channel may have; its writer is woken at half of
+        that.
+        """
+        if self.engine.buffered(stream_id) < self._share():
+            return False
+        self._crowded.add(stream_id)
+        return True
+
+    def _share(self) -> int:
+        return max(LEAST_SHARE, min(CHANNEL_SHARE, CONNECTION_SHARE // max(1, len(self.channels))))
+
+    def _wake_writers(self) -> None:
+        if not self._crowded:
+            return
+        half = self._share() // 2
+        for stream_id in [s for s in self._crowded if self.engine.buffered(s) <= half]:
+            self._crowded.discard(stream_id)
+            channel = self.channels.get(stream_id)
+            if channel is not None:
+                channel.wake_writer()
+
+    def reset(self, stream_id: int, code: int) -> None:
+        self.engine.reset(stream_id, code)
+        self.flush_soon()
+
+    def stop(self, stream_id: int, code: int) -> None:
+        self.engine.stop(stream_id, code)
+        self.flush_soon()
+
+    def forget(self, channel: Channel) -> None:
+        """Both directions of the channel have ended."""
+        if self.channels.get(channel.stream_id) is channel:
+            del self.channels[channel.stream_id]
+            self.state.forget_channel(channel.stream_id)
+            self._crowded.discard(channel.stream_id)
+
+    # ------------------------------------------------------------------ what the engine tells
+
+    def _handle(self, event: Event) -> None:
+        handler = _HANDLERS.get(type(event))
+        if handler is not None:
+            handler(self, event)
+
+    def _on_send_ready(self, event: SendReady) -> None:
+        """Our SETTINGS leave with the first flight; on a server, ahead of the client's Finished."""
+        control = self.engine.open_stream(unidirectional=True)
+        self.engine.write(control, self.state.control_stream())
+        self._owner.send_ready()
+
+    def _on_handshake_completed(self, event: HandshakeCompleted) -> None:
+        self._owner.handshake_completed()
+
+    def _on_stream_data(self, event: StreamData) -> None:
+        channel = self.channels.get(event.stream_id)
+        if channel is not None:
+            self._feed(channel, event.data, event.fin)
+        elif event.stream_id in self.state.channels:
+            self.engine.consumed(event.stream_id, len(event.data))
+        else:
+            now = self._loop.time()
+            self._act(lambda: self.state.receive(event.stream_id, event.data, event.fin, now))
+
+    def _feed(self, channel: Channel, data: Buffer, fin: bool) -> None:
+        try:
+            channel.receive(data, fin)
+        except ProtocolError as error:
+            self._owner.fault(f"{channel}: {error.reason}")
+            channel.close(error.code)
+
+    def _on_stream_reset(self, event: StreamReset) -> None:
+        channel = self.channels.get(event.stream_id)
+        if channel is not None:
+            channel.peer_reset(event.code)
+        else:
+            self._act(lambda: self.state.stream_reset(event.stream_id, event.code))
+
+    def _on_stream_stopped(self, event: StreamStopped) -> None:
+        channel = self.channels.get(event.stream_id)
+        if channel is not None:
+            channel.peer_stopped(event.code)
+        else:
+            self._act(lambda: self.state.stream_stopped(event.stream_id, event.code))
+
+    def _on_datagram(self, event: DatagramReceived) -> None:
+        now = self._loop.time()
+        self._act(lambda: self.state.receive_datagram(event.data, now))
+
+    def _on_id_issued(self, event: ConnectionIdIssued) -> None:
+        self._owner.routes_changed(event.connection_id, None)
+
+    def _on_id_retired(self, event: ConnectionIdRetired) -> None:
+        self._owner.routes_changed(None, event.connection_id)
+
+    def _on_path_changed(self, event: PathChanged) -> None:
+        self._owner.path_changed(event.address)
+
+    def _on_terminated(self, event: Terminated) -> None:
+        self.ended = event
+        for channel in list(self.channels.values()):
+            channel.drop(event.reason or event.cause.value)
+        self._owner.terminated(event)
+
+    # ------------------------------------------------------------------ what the state wants
+
+    def _act(self, ask: Callable[[], list[ConversationEvent]]) -> None:
+        """Carry out what the rules say; a broken rule of the connection ends it."""
+        try:
+            for event in ask():
+                _ACTIONS[type(event)](self, event)
+        except ConnectionFault as fault:
+            self._owner.fault(fault.reason)
+            self.engine.close(fault.code, fault.reason)
+
+    def _do_consume(self, event: Consumed) -> None:
+        self.engine.consumed(event.stream_id, event.count)
+
+    def _do_write(self, event: WriteStream) -> None:
+        self.write(event.stream_id, [event.data], fin=event.fin)
+
+    def _do_reset(self, event: ResetStream) -> None:
+        self.engine.reset(event.stream_id, event.code)
+
+    def _do_stop(self, event: StopStream) -> None:
+        self.engine.stop(event.stream_id, event.code)
+
+    def _do_settings(self, event: SettingsReceived) -> None:
+        self._owner.settings_received()
+
+    def _do_request(self, event: RequestReceived) -> None:
+        self._owner.request_received(event.stream_id, event.request)
+
+    def _do_response(self, event: ResponseReceived) -> None:
+        self._owner.response_received(event.stream_id, event.response)
+
+    def _do_fail_request(self, event: RequestFailed) -> None:
+        self._owner.response_received(event.stream_id, None)
+
+    def _do_channel(self, event: ChannelArrived) -> None:
+        channel = Channel(self, event.channel)
+        self.channels[channel.stream_id] = channel
+        self._owner.channel_arrived(channel)
+        if event.rest or event.fin:
+            self._feed(channel, event.rest, event.fin)
+
+    def _do_void(self, event: ChannelVoided) -> None:
+        channel = self.channels.get(event.stream_id)
+        if channel is not None:
+            channel.drop("the login was refused")
+
+    def _do_end(self, event: ConversationEnded) -> None:
+        self._owner.conversation_ended()
+
+    def _do_datagram(self, event: DatagramArrived) -> None:
+        """No channel type with datagrams is served yet, so none is registered for them."""
+
+    # ------------------------------------------------------------------ a peer that may be gone
+
+    def _unreachable(self, error: OSError) -> None:
+        """ICMP says that nobody is there. Forged or outdated, perhaps: the peer's silence has to
+        confirm it.
+        """
+        if self._probe is None and self.ended is None:
+            self._probes_left = PROBES
+            self._send_probe(self.engine.last_received)
+
+    def _send_probe(self, last_received: float) -> None:
+        self._probe = None
+        if self.engine.last_received != last_received or self.ended is not None:
+            return
+        if self._probes_left == 0:
+            self.engine.close(Code.NO_ERROR, "the peer's port is closed")
+            self._turn()
+            return
+        self._probes_left -= 1
+        self.engine.ping()
+        self._probe = self._loop.call_later(PROBE_INTERVAL, self._send_probe, last_received)
+        self.flush_soon()
+
+
+_HANDLERS: dict[type[Event], Callable[[Conversation, Any], None]] = {
+    SendReady: Conversation._on_send_ready,
+    HandshakeCompleted: Conversation._on_handshake_completed,
+    StreamData: Conversation._on_stream_data,
+    StreamReset: Conversation._on_stream_reset,
+    StreamStopped: Conversation._on_stream_stopped,
+    DatagramReceived: Conversation._on_datagram,
+    ConnectionIdIssued: Conversation._on_id_issued,
+    ConnectionIdRetired: Conversation._on_id_retired,
+    PathChanged: Conversation._on_path_changed,
+    Terminated: Conversation._on_terminated,
+}
+
+_ACTIONS: dict[type[ConversationEvent], Callable[[Conversation, Any], None]] = {
+    Consumed: Conversation._do_consume,
+    WriteStream: Conversation._do_write,
+    ResetStream: Conversation._do_reset,
+    StopStream: Conversation._do_stop,
+    SettingsReceived: Conversation._do_settings,
+    RequestReceived: Conversation._do_request,
+    ResponseReceived: Conversation._do_response,
+    RequestFailed: Conversation._do_fail_request,
+    ChannelArrived: Conversation._do_channel,
+    ChannelVoided: Conversation._do_void,
+    ConversationEnded: Conversation._do_end,
+    DatagramArrived: Conversation._do_datagram,
+}
