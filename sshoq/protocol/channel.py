@@ -1,9 +1,9 @@
 """One channel: what arrives on its stream as events, what is sent on it as bytes to write.
 
-Payload is passed on in the pieces in which it arrives and is never gathered; whatever else is gathered has a
-bound that is checked before the bytes are waited for. Towards Go peers the guard rails hold by construction:
-what would kill or confuse one cannot be sent (`IllegalSend`, our bug). What a session's messages mean is in
-`session.py`.
+Payload is passed on in the pieces in which it arrives and is never gathered; whatever else is
+gathered has a bound that is checked before the bytes are waited for. Towards Go peers the guard
+rails hold by construction: what would kill or confuse one cannot be sent (`IllegalSend`, our bug).
+What a session's messages mean is in `session.py`.
 """
 
 from collections.abc import Sequence
@@ -144,7 +144,7 @@ class _Outgoing(Enum):
 
 
 class ChannelState:
-    """Both directions of one channel. The stream's first bytes, the header, are not fed to `receive`."""
+    """Both directions of one channel. Its header is read already when `receive` begins."""
 
     def __init__(self, stream_id: int, header: ChannelHeader, traits: PeerTraits, *,
                  is_client: bool, opened_here: bool) -> None:
@@ -173,7 +173,7 @@ class ChannelState:
     # ----------------------------------------------------------------- receiving
 
     def receive(self, data: Buffer, fin: bool = False) -> list[ChannelEvent]:
-        """What these bytes and the end of the stream, if it is here, bring. ProtocolError ends the channel."""
+        """What these bytes, and the end of the stream, bring. ProtocolError ends the channel."""
         if self._incoming is _Incoming.FINISHED:
             raise ProtocolError("bytes after the end of the stream")
         events: list[ChannelEvent] = []
@@ -209,7 +209,7 @@ class ChannelState:
         return reader.position
 
     def _continue_message(self, view: memoryview, position: int, events: list[ChannelEvent]) -> int:
-        """Add to a message that was cut, in doubling steps, so that small pieces cost no more than large."""
+        """Add to a message that was cut, in doubling steps: small pieces must not cost more."""
         had = len(self._partial)
         self._partial += view[position:position + max(had, 32)]
         reader = BoundedReader(self._partial, 0)
@@ -219,7 +219,7 @@ class ChannelState:
         return position + reader.position - had
 
     def _read_message(self, reader: BoundedReader, events: list[ChannelEvent]) -> bool:
-        """Read one message, of a data message only what is in front of the payload; False if it is cut."""
+        """Read one message, or what is in front of a data message's payload; False if it is cut."""
         try:
             reader.bound = reader.position + 8
             number = reader.varint()
@@ -308,14 +308,14 @@ class ChannelState:
 
     @property
     def payload_limit(self) -> int:
-        """The most payload of one data message; whoever reads this much at a time sends whole messages."""
+        """The most payload of one data message, so a good size to read from what is to be sent."""
         most = self._peer_max
         if most is None:
             most = DEFAULT_MAX_MESSAGE if self.traits.is_go else MAX_MESSAGE
         return min(max(most, LEAST_MAX_MESSAGE), MAX_MESSAGE) - 3
 
     def open(self) -> list[Buffer]:
-        """The header. Write it together with what follows: Go servers read addresses with one read."""
+        """The header. Write it together with what follows: Go servers read an address at once."""
         if not self.opened_here or self._outgoing is not _Outgoing.UNSAID:
             raise IllegalSend("the channel is open already")
         if self.opening.fork_only and not self.traits.knows_fork_channels:
@@ -367,7 +367,7 @@ class ChannelState:
         return buffers
 
     def request(self, request: ChannelRequest, want_reply: bool = False) -> list[Buffer]:
-        """A reply is expected only from peers that reply; Go peers are told the wish and never answer."""
+        """Ask. Go peers are told the wish for a reply, too, but nobody waits for theirs."""
         self._check_open(REQUEST)
         self._check_request(request)
         if want_reply and self.traits.supports(Extension.REPLY):
@@ -386,7 +386,7 @@ class ChannelState:
             raise IllegalSend("window-change without a terminal kills a Go server")
 
     def reply(self, success: bool) -> list[Buffer]:
-        """The answer to the oldest request that wants one; nothing for peers that know no answers."""
+        """The answer to the oldest request that wants one; nothing for peers without replies."""
         if not self._answers_owed:
             raise IllegalSend("no request wants a reply")
         self._answers_owed -= 1
@@ -413,7 +413,7 @@ class ChannelState:
         return padding
 
     def _padding(self) -> list[Buffer]:
-        """Go peers lose a short last field that comes together with the end: let it not be the last."""
+        """Go peers lose a short last field that comes together with the end of the stream."""
         needed = (self._last_field_is_short and self.traits.is_go
                   and self._outgoing is _Outgoing.OPEN and DATA in self.opening.accepts)
         return [_DATA_PREFIX + b"\0"] if needed else []

@@ -1,10 +1,12 @@
-"""One conversation on one QUIC connection: what each stream is, the login's request, channels, datagrams.
+"""One conversation on one connection: what each stream is, the request, channels, datagrams.
 
-Fed with what arrives on streams that are no channels yet; a stream that turns out to be a channel is handed out
-as `ChannelArrived`, and its bytes go to its `ChannelState` from then on. `now` is any clock that only goes
-forward. `ConnectionFault`, from any method, is the end: close the connection with its code.
+Fed with what arrives on streams that are no channels yet; a stream that turns out to be a channel
+is handed out as `ChannelArrived`, and its bytes go to its `ChannelState` from then on. `now` is any
+clock that only goes forward. `ConnectionFault`, from any method, is the end: close the connection
+with its code.
 
-Until the login is decided little is kept: one request at a time, eight streams of 64 KiB that wait for it.
+Until the login is decided little is kept: one request at a time, eight streams of 64 KiB that wait
+for it.
 """
 
 from sshoq.protocol.channel import ChannelState, IllegalSend, announced_maximum
@@ -65,7 +67,7 @@ class RequestReceived(ConversationEvent):
 
 
 class ResponseReceived(ConversationEvent):
-    """Client: the answer to the request on that stream. After any but the 200 another may be sent."""
+    """Client: the answer to the request. After any but the 200 another request may be sent."""
 
     stream_id: int
     response: ResponseHead
@@ -79,7 +81,7 @@ class RequestFailed(ConversationEvent):
 
 
 class ChannelArrived(ConversationEvent):
-    """The peer opened a channel: confirm or refuse it, then feed `rest` and `fin`, then the stream."""
+    """The peer opened a channel: confirm or refuse it, then feed it `rest` and `fin`."""
 
     channel: ChannelState
     rest: bytes
@@ -209,10 +211,10 @@ class ConversationState:
 
     def open_channel(self, stream_id: int, opening: ChannelOpening, *,
                      max_message: int | None = None, speculative: bool = False) -> ChannelState:
-        """A channel of ours on the new stream `stream_id`; write its `open()` together with what follows.
+        """A channel of ours on the new stream `stream_id`; its `open()` gives the first bytes.
 
-        Ahead of the 200 only towards servers that hold early streams, or as a `speculative` try that a Go
-        server may reset with CHANNEL_REFUSED and that then has to be made again.
+        Ahead of the 200 only towards servers that hold early streams, or as a `speculative` try
+        that a Go server may reset with CHANNEL_REFUSED and that then has to be made again.
         """
         conversation_id = self.conversation_id
         if conversation_id is None and self.is_client and (
@@ -223,19 +225,24 @@ class ConversationState:
         if not self.may_open_channels:
             raise IllegalSend("a channel that a Go client is not ready for kills it")
         most = announced_maximum(self.traits) if max_message is None else max_message
-        channel = ChannelState(stream_id, ChannelHeader(conversation_id, opening, most), self.traits,
+        header = ChannelHeader(conversation_id, opening, most)
+        channel = ChannelState(stream_id, header, self.traits,
                                is_client=self.is_client, opened_here=True)
         self.channels[stream_id] = channel
         return channel
 
     @property
     def may_open_channels(self) -> bool:
-        """A Go client dies of a channel that comes before it has worked on the 200: await one of its own."""
+        """A Go client dies of a channel that is ahead of its 200: await one of its own first."""
         return self.is_client or not self.traits.is_go or self._peer_opened_channel
 
-    def forget_channel(self, stream_id: int) -> None:
-        """The channel is over; datagrams for it are dropped from now on."""
-        self.channels.pop(stream_id, None)
+    def forget_channel(self, stream_id: int, *, peer_is_done: bool) -> None:
+        """The channel is over for us. What still comes is dropped, up to the stream's end or reset.
+
+        `peer_is_done`: that end or reset was there already, so nothing more comes.
+        """
+        if self.channels.pop(stream_id, None) is not None and not peer_is_done:
+            self._discarded.add(stream_id)
         self._datagram_channels.discard(stream_id)
 
     # ----------------------------------------------------------------- what the peer says
@@ -261,6 +268,7 @@ class ConversationState:
         if stream_id in self._requests:
             self._end_request(stream_id, code, events)
             del self._requests[stream_id]
+            events.append(ResetStream(stream_id, Code.REQUEST_CANCELLED))
         if stream_id in self._uni:
             self._check_not_critical(self._uni.pop(stream_id))
         arriving = self._arriving.pop(stream_id, None)
@@ -272,8 +280,8 @@ class ConversationState:
     def stream_stopped(self, stream_id: int, code: int) -> list[ConversationEvent]:
         """The peer does not want what we write on a stream that is not one of `channels`.
 
-        On the control stream that is an error. A request's stream carries nothing more that matters, and the
-        Go server sends this behind every answer that ends.
+        On the control stream that is an error. A request's stream carries nothing more that
+        matters, and the Go server sends this behind every answer that ends.
         """
         if stream_id & 2:
             raise ConnectionFault("the control stream was stopped", Code.CLOSED_CRITICAL_STREAM)
@@ -304,8 +312,8 @@ class ConversationState:
         stream = self._uni.setdefault(stream_id, _UniStream())
         self._consume(stream_id, len(data), events)
         if stream.kind is None:
-            data = self._read_kind(stream, data)
-            if stream.kind is not None and not self._accept_uni(stream_id, stream):
+            stream.kind, data = self._read_kind(stream.head, data)
+            if not self._accept_uni(stream):
                 self._discard_uni(stream_id, fin, events)
                 return
         if stream.control is not None:
@@ -317,18 +325,20 @@ class ConversationState:
         if fin:
             self._check_not_critical(self._uni.pop(stream_id))
 
-    def _read_kind(self, stream: _UniStream, data: Data) -> bytes:
-        stream.head += data[:8]
-        reader = Reader(stream.head)
-        had = len(stream.head) - len(data[:8])
+    def _read_kind(self, head: bytearray, data: Data) -> tuple[int | None, Data]:
+        """The type, None if it is not all there yet, and the bytes behind it."""
+        had = len(head)
+        head += data[:8]
+        reader = Reader(head)
         try:
-            stream.kind = reader.varint()
+            return reader.varint(), data[reader.position - had:]
         except Incomplete:
-            return b""
-        return bytes(data[reader.position - had:])
+            return None, b""
 
-    def _accept_uni(self, stream_id: int, stream: _UniStream) -> bool:
+    def _accept_uni(self, stream: _UniStream) -> bool:
         kind = stream.kind
+        if kind is None:
+            return True
         if kind == STREAM_PUSH:
             raise ConnectionFault("a push stream",
                                   Code.ID_ERROR if self.is_client else Code.STREAM_CREATION_ERROR)
@@ -380,11 +390,13 @@ class ConversationState:
             if self.settings_known:
                 self._guard_stream(stream_id, events, block)
             else:
-                # Who the peer is decides what its channels mean, and SETTINGS come in its first flight.
+                # What its channels mean depends on its SETTINGS, which it sends before all else.
                 self._blocks_ahead.append((stream_id, block))
         if fin and stream_id in self._requests:
             self._finished_requests.add(stream_id)
             self._end_request(stream_id, None, events)
+            if self.is_client and stream_id != self.conversation_id:
+                del self._requests[stream_id]
 
     def _guard_stream(self, stream_id: int, events: list[ConversationEvent], block: Fields) -> None:
         """Work on a block of fields; what is wrong with it ends its stream."""
@@ -400,17 +412,17 @@ class ConversationState:
         except ProtocolError as error:
             self._fail_request(stream_id, error, events)
 
-    def _receive_fields(self, stream_id: int, block: Fields, events: list[ConversationEvent]) -> None:
+    def _receive_fields(self, stream_id: int, block: Fields,
+                        events: list[ConversationEvent]) -> None:
         if stream_id in self._answered:
             raise ConnectionFault("a second block of fields", Code.FRAME_UNEXPECTED)
-        if self._pending is not None or self.conversation_id is not None:
-            raise ProtocolError("one request at a time", Code.REQUEST_REJECTED)
         request = parse_request(block)
         self._pending = stream_id
         self._answered.add(stream_id)
         events.append(RequestReceived(stream_id, request))
 
-    def _receive_response(self, stream_id: int, block: Fields, events: list[ConversationEvent]) -> None:
+    def _receive_response(self, stream_id: int, block: Fields,
+                          events: list[ConversationEvent]) -> None:
         if stream_id in self._answered:
             return
         head = parse_response(block)
@@ -429,7 +441,7 @@ class ConversationState:
     def _void_channels(self, conversation_id: int, events: list[ConversationEvent]) -> None:
         for stream_id, channel in list(self.channels.items()):
             if channel.header.conversation_id == conversation_id:
-                self.forget_channel(stream_id)
+                self.forget_channel(stream_id, peer_is_done=True)
                 events.append(ChannelVoided(stream_id))
                 self._refuse_stream(stream_id, Code.REQUEST_CANCELLED, events)
 
@@ -447,7 +459,8 @@ class ConversationState:
             self._discarded.add(stream_id)
             events.append(StopStream(stream_id, Code.NO_ERROR))
 
-    def _end_request(self, stream_id: int, code: int | None, events: list[ConversationEvent]) -> None:
+    def _end_request(self, stream_id: int, code: int | None,
+                     events: list[ConversationEvent]) -> None:
         if stream_id == self.conversation_id:
             self._end(code, events)
         elif stream_id == self._pending and self.is_client:
@@ -470,6 +483,9 @@ class ConversationState:
                           events: list[ConversationEvent]) -> None:
         if stream_id in self.channels:
             raise RuntimeError("a channel's bytes go to its ChannelState")
+        if (stream_id & 1 == 0) == self.is_client:
+            self._consume(stream_id, len(data), events)  # ours, and over
+            return
         stream = self._arriving.get(stream_id)
         if stream is None:
             if self.conversation_id is None and len(self._arriving) >= MAX_EARLY_STREAMS:
@@ -525,6 +541,9 @@ class ConversationState:
         if self.is_client:
             raise ConnectionFault("the server opened a stream that is no channel",
                                   Code.STREAM_CREATION_ERROR)
+        if self._requests or self.ended:
+            self._refuse_arriving(stream_id, Code.REQUEST_REJECTED, events)
+            return
         del self._arriving[stream_id]
         self._requests[stream_id] = RequestStream()
         self._receive_request(stream_id, bytes(stream.held), stream.fin, events)
@@ -535,7 +554,7 @@ class ConversationState:
         self._refuse_stream(stream_id, code, events, stream.fin)
 
     def _begin(self, stream_id: int, events: list[ConversationEvent]) -> None:
-        """The login succeeded: channels that waited for it arrive, or are not of this conversation."""
+        """The login succeeded: channels that waited for it arrive, or were for another one."""
         self.conversation_id = stream_id
         for waiting, stream in list(self._arriving.items()):
             if stream.header is not None:
@@ -544,7 +563,7 @@ class ConversationState:
             self._end(None, events)
 
     def _drop_early(self, conversation_id: int, events: list[ConversationEvent]) -> None:
-        """The login failed: what waited for it goes. What names another request may still have its turn."""
+        """The login failed: what waited for it goes; what names another request may wait on."""
         for waiting, stream in list(self._arriving.items()):
             if stream.header is not None and stream.header.conversation_id == conversation_id:
                 self._refuse_arriving(waiting, CHANNEL_REFUSED, events)

@@ -1,7 +1,7 @@
 """QUIC datagrams of a conversation: two stream identifiers and a UDP payload, and a place to wait.
 
-A datagram often arrives ahead of the header of its channel, because QUIC stacks pack DATAGRAM frames first.
-What no channel takes yet waits a moment here, within bounds; UDP may lose the rest.
+A datagram often arrives ahead of the header of its channel, because QUIC stacks pack DATAGRAM
+frames first. What no channel takes yet waits a moment here, within bounds; UDP may lose the rest.
 """
 
 from sshoq.wire import Incomplete, Reader

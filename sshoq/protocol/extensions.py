@@ -1,14 +1,15 @@
-"""What our programs can say to each other beyond what the Go programs understand, and how they announce it.
+"""What our programs can say to each other beyond what Go programs know, and how they announce it.
 
-Each side puts one setting of its own into its HTTP/3 SETTINGS; each bit of the value is an extension. A bit
-counts when both sides set it. Go peers send no such setting and skip ours, as RFC 9114 7.2.4.1 demands.
+Each side puts one setting of its own into its HTTP/3 SETTINGS; each bit of the value is an
+extension. A bit counts when both sides set it. Go peers send no such setting and skip ours, as RFC
+9114 7.2.4.1 demands.
 """
 
 from collections.abc import Mapping
 from enum import IntFlag
 
 SETTING = 0x13534851
-"""The identifier: one of the four-byte varints, not of the reserved form 0x1f * N + 0x21, and not registered."""
+"""The identifier: unregistered, a four-byte varint, not of the reserved form 0x1f * N + 0x21."""
 
 
 class Extension(IntFlag):
@@ -17,7 +18,7 @@ class Extension(IntFlag):
     EARLY = 1 << 0
     """Channels opened ahead of the 200 are kept until the login is decided."""
     EOF = 1 << 1
-    """Message 96 ends the data of one direction of a session; exit-status may be followed by FIN."""
+    """Message 96 ends one direction's data of a session; FIN may follow exit-status."""
     REPLY = 1 << 2
     """Messages 99 and 100 answer requests that want a reply."""
     ENV = 1 << 3
@@ -47,6 +48,6 @@ _ALL = sum(Extension)
 
 
 def announced_in(settings: Mapping[int, int]) -> Extension | None:
-    """The extensions a peer announces, unknown bits left out; None for a peer without the setting (Go)."""
+    """The extensions a peer announces, unknown bits left out; None without the setting (Go)."""
     value = settings.get(SETTING)
     return None if value is None else Extension(value & _ALL)

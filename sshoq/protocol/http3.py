@@ -1,7 +1,8 @@
 """The part of HTTP/3 that a conversation needs: SETTINGS, and HEADERS on the stream of a CONNECT.
 
-QPACK is used without its dynamic table and without its streams, so every block of fields stands for itself.
-What a peer may make us keep is bounded: compressed fields, decoded fields, frames that we skip.
+QPACK is used without its dynamic table and without its streams, so every block of fields stands for
+itself. What a peer may make us keep is bounded: compressed fields, decoded fields, frames that we
+skip.
 """
 
 from collections.abc import Sequence
@@ -46,7 +47,7 @@ _NOT_ON_CONTROL = frozenset({0x00, 0x01, 0x04, 0x05}) | _HTTP2_FRAMES
 
 
 def encode_headers(fields: Fields) -> bytes:
-    """A HEADERS frame. Static table and literals, none marked never-indexed: Go refuses those (guard rail 11)."""
+    """A HEADERS frame: static table and literals, none marked never-indexed (Go refuses those)."""
     instructions, block = Encoder().encode(0, list(fields))
     if instructions:
         raise RuntimeError("the QPACK encoder used a dynamic table")
@@ -82,7 +83,7 @@ def control_stream(extensions: Extension) -> bytes:
 
 
 def decode_settings(payload: bytes) -> dict[int, int]:
-    """The settings of a SETTINGS frame; RFC 9114 7.2.4 and RFC 9297 2.1.1 say what is wrong with some."""
+    """The settings of a SETTINGS frame, checked by RFC 9114 7.2.4 and RFC 9297 2.1.1."""
     reader = Reader(payload)
     settings: dict[int, int] = {}
     try:
@@ -103,7 +104,7 @@ def decode_settings(payload: bytes) -> dict[int, int]:
 
 
 class _FrameReader:
-    """Cuts a stream into frames, wherever the bytes were cut. Frames that are not kept are skipped, counted."""
+    """Cuts a stream into frames, wherever its bytes were cut. What is skipped is counted."""
 
     def __init__(self) -> None:
         self._head = bytearray()
@@ -136,7 +137,7 @@ class _FrameReader:
                 position += self._take_head(view[position:position + 16])
 
     def _take_head(self, view: memoryview) -> int:
-        """Complete type and length of the next frame from `view`; how many bytes of it that took."""
+        """Complete the next frame's type and length from `view`; how many bytes that took."""
         had = len(self._head)
         reader = Reader(self._head + view)
         try:
@@ -201,7 +202,7 @@ class ControlStream(_FrameReader):
 
 
 class RequestStream(_FrameReader):
-    """One direction of a CONNECT's stream: blocks of fields. DATA means nothing in this protocol."""
+    """One direction of a CONNECT's stream: blocks of fields. DATA means nothing here."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -221,7 +222,8 @@ class RequestStream(_FrameReader):
 
     def judge(self, frame_type: int, size: int) -> bool:
         if frame_type in _NOT_ON_REQUESTS or (frame_type == FRAME_DATA and not self._had_headers):
-            raise ConnectionFault(f"frame {frame_type:#x} on a request stream", Code.FRAME_UNEXPECTED)
+            raise ConnectionFault(f"frame {frame_type:#x} on a request stream",
+                                  Code.FRAME_UNEXPECTED)
         if frame_type != FRAME_HEADERS:
             return False
         if size > MAX_COMPRESSED:

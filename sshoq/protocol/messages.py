@@ -1,8 +1,8 @@
-"""Every message of a channel, declared: how channels open, what is said on them, what can be requested.
+"""Every message of a channel, declared: how channels open, what is said, what is requested.
 
-Names and numbers are RFC 4254's where it has them; docs/protocol.md shows every byte. What may follow what
-stands in `channel.py` and `session.py`. (No ``from __future__ import annotations`` here: `wire.Message` reads
-the annotations while a class is made.)
+Names and numbers are RFC 4254's where it has them; docs/protocol.md shows every byte. What may
+follow what stands in `channel.py` and `session.py`. (No ``from __future__ import annotations``
+here: `wire.Message` reads the annotations while a class is made.)
 """
 
 from enum import IntEnum
@@ -30,7 +30,7 @@ from sshoq.wire import (
 )
 
 SIGNAL_VALUE = 0xAF3627E6
-"""The first varint of a bidirectional stream that is a channel, where HTTP/3 would have a frame type."""
+"""The first varint of a channel's stream, where HTTP/3 would have a frame type."""
 
 CONFIRMATION = 91
 FAILURE_TO_OPEN = 92
@@ -52,11 +52,11 @@ MAX_COMMAND = 128 * 1024
 """The kernel takes no longer argument (MAX_ARG_STRLEN), so no longer command line can be run."""
 
 FORWARD_AGENT = b"forward-agent"
-"""A data message ahead of the first request that asks for agent forwarding, in the way of the Go client."""
+"""Data ahead of the first request that asks for agent forwarding, in the Go client's way."""
 
 
 class BoundedReader(Reader):
-    """A cursor that refuses at once whatever would reach beyond `bound`, before more of it is waited for."""
+    """A cursor that refuses what would reach beyond `bound`, before more is waited for."""
 
     __slots__ = ("bound",)
 
@@ -142,7 +142,7 @@ class DirectUdp(ChannelOpening, name="direct-udp"):
 
 
 class _ReverseRequest(ChannelOpening):
-    """The server is to listen at `listen` and open a channel for each that calls; `target` is the client's."""
+    """The server is to listen, and to open a channel to the client's `target` for each caller."""
 
     listen: Address
     target: Address
@@ -152,7 +152,7 @@ class _ReverseRequest(ChannelOpening):
 
     def write(self, out: bytearray) -> None:
         super().write(out)
-        # A Go server loses a last field that comes with the end of the stream, so the port is sent twice.
+        # A Go server loses a last field that comes with the stream's end: send the port twice.
         out += self.target.port.to_bytes(2, "big")
 
 
@@ -165,7 +165,7 @@ class RequestReverseUdp(_ReverseRequest, name="request-reverse-udp"):
 
 
 class OpenReverseTcp(ChannelOpening, name="open-request-reverse-tcp"):
-    """Somebody connected to the server's listener. Fork versions up to 0.3.1 leave the target out."""
+    """Somebody connected to the server's listener. Go versions to 0.3.1 leave the target out."""
 
     target: Annotated[IPPort | None, _IN_TYPE] = None
     opened_by_client = False
@@ -204,7 +204,7 @@ class OpenReverseUdp(ChannelOpening, name="open-request-reverse-udp"):
 
 
 class UnknownChannel(ChannelOpening):
-    """A type we do not know. Its fields cannot be told from its messages, so it can only be refused."""
+    """A type we do not know: its fields cannot be told from messages, so it is refused."""
 
     name: Annotated[str, _IN_TYPE]
     accepts = frozenset()
@@ -344,7 +344,7 @@ REQUESTS: dict[str, type[ChannelRequest]] = {}
 
 
 class PtyReq(ChannelRequest, name="pty-req", bounds={"term": 256, "modes": 4096}):
-    """RFC 4254 6.2: a terminal of that type and size, with modes in the encoding of its section 8."""
+    """RFC 4254 6.2: a terminal of that type and size; `modes` are encoded as in its section 8."""
 
     term: Text
     columns: Varint
@@ -437,7 +437,7 @@ def encode_request(request: ChannelRequest, want_reply: bool = False) -> bytes:
 
 
 def read_request(reader: BoundedReader) -> tuple[ChannelRequest, bool]:
-    """The request behind its number, and whether a reply is wanted; the reader's bound is set on the way."""
+    """The request behind its number, and whether a reply is wanted. Moves the reader's bound."""
     reader.bound = reader.position + MAX_NAME + 9
     name = reader.text()
     kind = REQUESTS.get(name)

@@ -1,8 +1,9 @@
 """What the state machines hand out: events, and faults with the code that tells the peer.
 
-An event is a small value that says what the peer did, or what is to be done about it. A fault is the peer's:
-`ProtocolError` ends one stream, `ConnectionFault` the whole connection. `Unsupported` is nobody's fault: the
-user asked for something that this peer cannot be told, and its text is the line to show.
+An event is a small value that says what the peer did, or what is to be done about it. A fault is
+the peer's: `ProtocolError` ends one stream, `ConnectionFault` the whole connection. `Unsupported`
+is nobody's fault: the user asked for something that this peer cannot be told, and its text is the
+line to show.
 """
 
 from enum import IntEnum
@@ -10,7 +11,7 @@ from typing import Any, ClassVar, dataclass_transform
 
 
 class Code(IntEnum):
-    """Error codes on streams and connections: RFC 9114 section 8.1, RFC 9204 section 6, and the channels' own."""
+    """Error codes: RFC 9114 section 8.1, RFC 9204 section 6, and the channels' own."""
 
     NO_ERROR = 0x100
     GENERAL_PROTOCOL_ERROR = 0x101
@@ -41,7 +42,7 @@ CHANNEL_REFUSED = Code.REQUEST_INCOMPLETE
 
 
 class ProtocolError(Exception):
-    """The peer broke the rules on one stream: reset it with `code`; what else ends is the caller's rule."""
+    """The peer broke the rules on one stream: reset it with `code`."""
 
     def __init__(self, reason: str, code: int = Code.GENERAL_PROTOCOL_ERROR) -> None:
         super().__init__(reason)
@@ -59,7 +60,7 @@ class Unsupported(Exception):
 
 @dataclass_transform(frozen_default=True, eq_default=True)
 class Event:
-    """A value with the fields that its class annotates. Plain, because dataclasses cost the client's start."""
+    """A value with the fields that its class annotates, without what a dataclass costs at start."""
 
     __match_args__: ClassVar[tuple[str, ...]] = ()
 

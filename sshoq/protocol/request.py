@@ -56,8 +56,7 @@ def unescape(text: str) -> str:
 
 
 def query_value(query: str, key: str) -> str | None:
-    """The first value of `key` in a form-encoded query; pairs that cannot be decoded do not count.
-    """
+    """The first value of `key` in a form-encoded query; what cannot be decoded does not count."""
     for pair in query.split("&"):
         name, _, value = pair.replace("+", " ").partition("=")
         try:
@@ -72,9 +71,7 @@ def query_value(query: str, key: str) -> str | None:
 
 
 class ConnectRequest:
-    """What a client asks for. `is_ssh3` is false for whatever else HTTP clients may want of a
-    server.
-    """
+    """What a client asks for. `is_ssh3` is false for what else HTTP clients may want."""
 
     __slots__ = ("authority", "authorization", "is_ssh3", "path", "user", "user_agent")
 
@@ -193,7 +190,7 @@ def accepted(traits: PeerTraits, banner: str = "") -> Response:
 
 
 def refused(traits: PeerTraits, banner: str = "") -> Response:
-    """These credentials do not let in. sshd shows its banner ahead of the first try's outcome, too."""
+    """These credentials do not let in. sshd shows its banner ahead of the first try, too."""
     return Response(401, extra=_banner_field(traits, banner))
 
 

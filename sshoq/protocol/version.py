@@ -1,7 +1,8 @@
-"""The version string of the User-Agent and Server fields, what the server decides by it, and what a peer is.
+"""The version string of User-Agent and Server, what is decided by it, and what a peer is.
 
-The version says who speaks, never what it can do: the Go programs' says 0.2.1 since long. What a peer can be
-told is in its announced extensions (`extensions.py`); `PeerTraits` brings both together.
+The version says who speaks, never what it can do: the Go programs' says 0.2.1 since long. What a
+peer can be told is in its announced extensions (`extensions.py`); `PeerTraits` brings both
+together.
 """
 
 from sshoq import __version__
@@ -48,7 +49,7 @@ class Version:
 
     @property
     def is_supported(self) -> bool:
-        """Protocol 3.0 of the specification everybody speaks, or of the Go programs from before it had a name."""
+        """Protocol 3.0 of the known specification, or of Go programs from before it had a name."""
         if self.protocol != PROTOCOL:
             return False
         if self.spec == SPEC:
@@ -58,7 +59,7 @@ class Version:
 
 
 def parse_version(text: str) -> Version:
-    """VersionError unless there are at least four words with the numbers in place. Unknown words are skipped."""
+    """VersionError without four words and the numbers in place; unknown words are skipped."""
     words = text.split() if len(text) <= MAX_LENGTH else []
     if len(words) < 4:
         raise VersionError(f"not a version string: {text[:80]!r}")
@@ -69,19 +70,22 @@ def parse_version(text: str) -> Version:
         key, _, value = word.partition("=")
         if key == "experimental_spec_version":
             spec = value
-    return Version((protocol[0], protocol[1]), spec, words[2], (software[0], software[1], software[2]))
+    major, minor, patch = software
+    return Version((protocol[0], protocol[1]), spec, words[2], (major, minor, patch))
 
 
 def _numbers(text: str, count: int) -> list[int]:
     parts = text.split(".")
-    if len(parts) != count or not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
+    plain = all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts)
+    if len(parts) != count or not plain:
         raise VersionError(f"not {count} plain numbers: {text[:40]!r}")
     return [int(part) for part in parts]
 
 
 def _own_software() -> tuple[int, int, int]:
-    """Go peers read three plain integers or refuse the whole string, so a suffix such as rc1 is cut off."""
-    numbers = [int("".join(c for c in part if c.isdigit()) or "0") for part in __version__.split(".")]
+    """Go peers read three plain integers, or refuse it all: a suffix such as rc1 is cut off."""
+    parts = __version__.split(".")
+    numbers = [int("".join(c for c in part if c.isdigit()) or "0") for part in parts]
     major, minor, patch = (*numbers, 0, 0, 0)[:3]
     return major, minor, patch
 
@@ -99,7 +103,7 @@ def refusal_of(user_agent: str | None) -> str | None:
 
 
 class PeerTraits:
-    """What the peer is and what it can be told. Without announced extensions it is held to be a Go program."""
+    """What the peer is and can be told; without announced extensions it counts as a Go program."""
 
     __slots__ = ("announced", "extensions", "version")
 
@@ -125,7 +129,7 @@ class PeerTraits:
 
     @property
     def knows_fork_channels(self) -> bool:
-        """Reverse forwarding, sftp channels and window-change kill or upset a francoismichel/ssh3 server."""
+        """A francoismichel/ssh3 server dies of reverse and sftp channels, and of window-change."""
         if not self.is_go:
             return True
         return self.version is not None and self.version.implementation == GO_IMPLEMENTATION
