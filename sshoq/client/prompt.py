@@ -11,14 +11,14 @@ import termios
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
+SUSPENDING = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
+
 T = TypeVar("T")
 
 MAX_ANSWER = 1024
 """OpenSSH's own bound for a passphrase."""
 
 DEFAULT_ASKPASS = "/usr/bin/ssh-askpass"
-_SUSPENDING = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
-_ENDING = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT)
 
 
 class PromptNeeded(Exception):
@@ -101,7 +101,7 @@ class Prompter:
                 termios.tcsetattr(fd, termios.TCSAFLUSH, saved)
             if number is None:
                 return line
-            if number not in _SUSPENDING:
+            if number not in SUSPENDING:
                 raise PromptInterrupted(number)
             os.kill(os.getpid(), signal.SIGSTOP)  # and when continued, ask again
 
@@ -164,7 +164,7 @@ class Prompter:
         data = b""
         while len(data) < MAX_ANSWER:
             number = self._wait_for_input(fd)
-            if number is not None and number not in _SUSPENDING:
+            if number is not None and number not in SUSPENDING:
                 raise PromptInterrupted(number)
             if number is None:
                 piece = os.read(fd, MAX_ANSWER - len(data))
@@ -185,6 +185,8 @@ async def run_with_prompts(prompter: Prompter, call: Callable[[], T]) -> T:
     """
     import asyncio
     import threading
+
+    from sshoq.client.signals import ENDING, catching
 
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
@@ -208,31 +210,19 @@ async def run_with_prompts(prompter: Prompter, call: Callable[[], T]) -> T:
     def obey(number: int) -> None:
         if prompter.asking:
             os.write(sender, bytes((number,)))
-        elif number in _SUSPENDING:
+        elif number in SUSPENDING:
             os.kill(os.getpid(), signal.SIGSTOP)
         else:
             settle(None, PromptInterrupted(number))
 
     receiver, sender = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     prompter.watch_signals(receiver)
-    before = {number: signal.getsignal(number) for number in (*_ENDING, *_SUSPENDING)}
-    # A signal that was ignored when the program started stays ignored (nohup).
-    caught = [number for number, action in before.items() if action is not signal.SIG_IGN]
-    for number in caught:
-        loop.add_signal_handler(number, obey, number)
+    prompter.watch_signals(receiver)
     try:
-        threading.Thread(target=run, daemon=True).start()
-        return await future
+        with catching((*ENDING, *SUSPENDING), obey):
+            threading.Thread(target=run, daemon=True).start()
+            return await future
     finally:
-        for number in caught:
-            loop.remove_signal_handler(number)
-            signal.signal(number, before[number])
         prompter.watch_signals(-1)
         os.close(receiver)
         os.close(sender)
-
-
-def die_of(number: int) -> None:
-    """End as if the signal had never been caught, for the shell to see."""
-    signal.signal(number, signal.SIG_DFL)
-    os.kill(os.getpid(), number)

@@ -1,0 +1,427 @@
+"""One session: a command, shell or subsystem at the server, with our terminal or standard streams
+as ends.
+
+Its rules are OpenSSH's: what is asked for, when it is over, and with which exit status. It is given
+an open conversation's channel; how that came to be stands in `main.py`.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, NamedTuple
+
+from sshoq.client.background import leave_running_session
+from sshoq.client.escape import COMMANDS, SUSPEND, Command, Escapes, help_text, visible
+from sshoq.client.log import Log, write_fully
+from sshoq.client.signals import ENDING, catching
+from sshoq.client.terminal import Size, Terminal, terminal_modes, window_size
+from sshoq.forwarding.forwarder import standard_sink, standard_source
+from sshoq.forwarding.relay import SinkClosed, Source, pump
+from sshoq.protocol.extensions import Extension
+from sshoq.protocol.messages import (
+    Break,
+    ChannelRequest,
+    Env,
+    Exec,
+    ExitSignal,
+    ExitStatus,
+    PtyReq,
+    Shell,
+    Subsystem,
+    WindowChange,
+)
+from sshoq.protocol.outcome import Unsupported
+from sshoq.transport.channel import Channel, ChannelClosed, ChannelRefused, ExtendedSource
+
+NO_STATUS = 255
+"""What the run ends with when the server said nothing of how the program ended."""
+
+BREAK_MILLISECONDS = 1000
+
+MAX_DISCARDED = 1 << 20
+"""Output that nobody reads any more (`| head`) is taken up to here, for the exit status behind
+it."""
+
+END_OF_TRANSMISSION = b"\x04"
+
+
+class TerminalWish(NamedTuple):
+    """The pty to ask for. `demanded`: -t was given, so the session is nothing without it."""
+
+    term: str
+    size: Size
+    modes: bytes
+    demanded: bool = False
+
+    @classmethod
+    def like(cls, fd: int, term: str, *, demanded: bool) -> "TerminalWish":
+        return cls(term, window_size(fd), terminal_modes(fd), demanded)
+
+
+class SessionWish(NamedTuple):
+    """What is to run, and with what."""
+
+    command: str | None = None
+    subsystem: str | None = None
+    terminal: TerminalWish | None = None
+    environment: tuple[tuple[str, str], ...] = ()
+    escape_character: bytes | None = None
+    stdin_null: bool = False
+
+
+class Ending(NamedTuple):
+    """How a session came to its end. `signal_number`: a signal to us ended it."""
+
+    status: int
+    by_user: bool = False
+    signal_number: int | None = None
+
+
+# --------------------------------------------------------------------------- asking
+
+
+class Asked(NamedTuple):
+    """A session channel on which everything is asked for, and the answers to come."""
+
+    channel: Channel
+    terminal: "asyncio.Future[bool] | None"
+    program: "asyncio.Future[bool]"
+    program_name: str
+
+
+def ask_for_session(channel: Channel, wish: SessionWish, log: Log) -> Asked:
+    """Write all requests at once: they travel in one flight, and that may be the login's.
+
+    Raises Unsupported, before anything is written, when this server cannot be asked.
+    """
+    traits = channel.state.traits
+    program = _program_request(wish)
+    if not traits.supports(program.needs):
+        name = program.name_on_wire
+        raise Unsupported(f"{name} request failed on channel 0: unknown to this server")
+    terminal = None
+    if wish.terminal is not None:
+        terminal = channel.ask(_pty_request(wish.terminal))
+    if traits.supports(Extension.ENV):
+        for name, value in wish.environment:
+            log.debug(f'channel 0: setting env {name} = "{value}"')
+            channel.request(Env(name, value))
+    elif wish.environment:
+        log.debug("this server takes no environment")
+    if isinstance(program, Exec):
+        log.debug(f"Sending command: {program.command}")
+    return Asked(channel, terminal, channel.ask(program), program.name_on_wire)
+
+
+def _program_request(wish: SessionWish) -> ChannelRequest:
+    if wish.subsystem is not None:
+        return Subsystem(wish.subsystem)
+    return Shell() if wish.command is None else Exec(wish.command)
+
+
+def _pty_request(wish: TerminalWish) -> PtyReq:
+    return PtyReq(wish.term, *wish.size, wish.modes)
+
+
+# --------------------------------------------------------------------------- running
+
+
+class SessionRun:
+    """A session from its answers to its end. `run` is the whole of it."""
+
+    def __init__(
+        self,
+        asked: Asked,
+        wish: SessionWish,
+        log: Log,
+        *,
+        terminal: Terminal | None = None,
+        stdin: int = 0,
+        stdout: int = 1,
+        stderr: int = 2,
+        connections: Callable[[], list[str]] = list,
+    ) -> None:
+        self._asked = asked
+        self._channel = asked.channel
+        self._wish = wish
+        self._log = log
+        self._stdin, self._stdout, self._stderr = stdin, stdout, stderr
+        self._terminal = terminal or Terminal(stdin)
+        self._connections = connections
+        self._has_terminal = wish.terminal is not None
+        self._ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+
+    async def run(self) -> Ending:
+        """The terminal is raw while this runs, and as before when it returns or raises."""
+        with self._signals(), self._raw_terminal():
+            async with asyncio.TaskGroup() as group:
+                answers = group.create_task(self._check_answers())
+                feeder = group.create_task(self._feed())
+                body = group.create_task(self._watch_output_and_exit())
+                await _either(body, self._ended)
+                if body.done():
+                    await answers  # a refusal and the end of the channel may come together
+                for task in (answers, feeder, body):
+                    task.cancel()
+            return self._ended.result() if self._ended.done() else Ending(body.result())
+
+    async def _watch_output_and_exit(self) -> int:
+        """The session lasts until all output is out, whoever holds it open, and the status in."""
+        status, _, _ = await asyncio.gather(
+            self._watch_exit(),
+            self._show(self._channel, self._stdout),
+            self._show(ExtendedSource(self._channel), self._stderr),
+        )
+        return status
+
+    # ----- what the server answers
+
+    async def _check_answers(self) -> None:
+        """Refusals in OpenSSH's words. Without its terminal a session that demanded it is over."""
+        try:
+            await self._channel.opened()
+            if self._asked.terminal is not None and not await self._asked.terminal:
+                self._lose_terminal()
+            if not await self._asked.program:
+                self._log.error(f"{self._asked.program_name} request failed on channel 0")
+                self._end(Ending(NO_STATUS))
+        except ChannelRefused as refusal:
+            self._log.error(f"channel 0: open failed: {refusal.text}")
+            self._end(Ending(NO_STATUS))
+        except ChannelClosed:
+            return  # the exit status is missing, too, and that is told
+
+    def _lose_terminal(self) -> None:
+        self._has_terminal = False
+        self._terminal.leave_raw()
+        self._log.error("PTY allocation request failed on channel 0")
+        if self._wish.terminal is not None and self._wish.terminal.demanded:
+            self._end(Ending(NO_STATUS))
+
+    async def _watch_exit(self) -> int:
+        """The status by OpenSSH's rules: 255 for a signal, and for nothing said at all."""
+        status = NO_STATUS
+        while (requested := await self._channel.next_request()) is not None:
+            request = requested.request
+            self._log.debug(
+                f"client_input_channel_req: channel 0 rtype {request.name_on_wire} reply 0"
+            )
+            if isinstance(request, ExitStatus):
+                status = request.status & 0xFF
+            elif not isinstance(request, ExitSignal):
+                continue
+            if self._channel.state.traits.is_go:
+                self._channel.close()  # all output came before it, and no end of the stream will
+                break
+        return status
+
+    # ----- bytes in and out
+
+    async def _show(self, source: Source, fd: int) -> None:
+        """To our stdout or stderr. When nobody reads there, its end must still be reached."""
+        sink = standard_sink(fd)
+        try:
+            await pump(source, sink)
+        except SinkClosed:
+            if not await _discard(source, MAX_DISCARDED):
+                self._channel.close()
+        finally:
+            sink.close()
+
+    async def _feed(self) -> None:
+        with contextlib.suppress(SinkClosed):
+            if self._wish.stdin_null:
+                await self._end_input()
+                return
+            with contextlib.closing(standard_source(self._stdin)) as source:
+                sink = _InputSink(self._channel, self._end_input)
+                await pump(self._without_escapes(source), sink)
+
+    def _without_escapes(self, source: Source) -> Source:
+        character = self._wish.escape_character
+        if self._wish.terminal is None or character is None:
+            return source
+        return _EscapedSource(source, Escapes(character, COMMANDS), self._obey)
+
+    async def _end_input(self) -> None:
+        """As the server can be told: by message, by the terminal's own character, or not at all."""
+        if self._channel.state.traits.supports(Extension.EOF):
+            self._channel.write_eof()
+        elif self._has_terminal:
+            await self._channel.write(END_OF_TRANSMISSION)
+        else:
+            self._log.debug("stdin has ended; this server cannot be told")
+
+    # ----- the terminal and signals
+
+    @contextlib.contextmanager
+    def _raw_terminal(self) -> Iterator[None]:
+        if self._wish.terminal is None:
+            yield
+            return
+        with self._terminal.raw():
+            yield
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Ending signals end the session in good order."""
+        numbers = ENDING if self._wish.terminal is None else (*ENDING, signal.SIGWINCH)
+        with catching(numbers, self._obey_signal):
+            yield
+
+    def _obey_signal(self, number: int) -> None:
+        if number == signal.SIGWINCH:
+            self._send_size()
+        else:
+            self._end(Ending(NO_STATUS, signal_number=number))
+
+    def _send_size(self) -> None:
+        if self._has_terminal and self._channel.state.traits.knows_fork_channels:
+            self._request(WindowChange(*window_size(self._stdin)))
+
+    def _request(self, request: ChannelRequest) -> None:
+        with contextlib.suppress(SinkClosed):
+            self._channel.request(request)
+
+    def _end(self, ending: Ending) -> None:
+        if not self._ended.done():
+            self._ended.set_result(ending)
+
+    # ----- escape characters
+
+    async def _obey(self, command: Command) -> None:
+        character = self._wish.escape_character or b"~"
+        echo = visible(character) + visible(command.character)
+        await _ESCAPES[command.character](self, echo)
+
+    def _say(self, text: str) -> None:
+        data = text.replace("\n", "\r\n").encode() + b"\r\n"
+        write_fully(self._stderr, data)
+
+    async def _escape_end(self, echo: str) -> None:
+        self._say(echo)
+        self._end(Ending(NO_STATUS, by_user=True))
+
+    async def _escape_suspend(self, echo: str) -> None:
+        self._say(f"{echo} [suspend ssh]")
+        self._terminal.leave_raw()
+        os.kill(os.getpid(), signal.SIGTSTP)  # we stand still here until somebody continues us
+        self._terminal.enter_raw()
+        self._send_size()
+
+    async def _escape_background(self, echo: str) -> None:
+        self._say(f"{echo} [backgrounded]")
+        self._terminal.leave_raw()
+        leave_running_session()
+        await self._end_input()
+
+    async def _escape_help(self, echo: str) -> None:
+        self._say(help_text(self._wish.escape_character or b"~"))
+
+    async def _escape_list(self, echo: str) -> None:
+        self._say("\n".join([echo, "The following connections are open:", *self._connections()]))
+
+    async def _escape_break(self, echo: str) -> None:
+        if self._channel.state.traits.supports(Extension.SIGNAL):
+            self._say(echo)
+            self._request(Break(BREAK_MILLISECONDS))
+        else:
+            self._say(f"{echo} [this server knows no BREAK]")
+
+    async def _escape_command_line(self, echo: str) -> None:
+        self._say(f"{echo}\ncommandline disabled: there are no forwardings to change")
+
+    async def _escape_rekey(self, echo: str) -> None:
+        self._say(f"{echo} [QUIC changes its keys by itself]")
+
+    async def _escape_louder(self, echo: str) -> None:
+        self._say(f"{echo} [LogLevel {self._log.louder()}]")
+
+    async def _escape_quieter(self, echo: str) -> None:
+        self._say(f"{echo} [LogLevel {self._log.quieter()}]")
+
+
+_ESCAPES: dict[bytes, Callable[[SessionRun, str], Awaitable[None]]] = {
+    b".": SessionRun._escape_end,
+    b"B": SessionRun._escape_break,
+    b"C": SessionRun._escape_command_line,
+    b"R": SessionRun._escape_rekey,
+    b"V": SessionRun._escape_quieter,
+    b"v": SessionRun._escape_louder,
+    SUSPEND: SessionRun._escape_suspend,
+    b"#": SessionRun._escape_list,
+    b"&": SessionRun._escape_background,
+    b"?": SessionRun._escape_help,
+}
+
+
+# --------------------------------------------------------------------------- ends
+
+
+class _InputSink:
+    """The channel's data; their end is said in the way the server understands."""
+
+    def __init__(self, channel: Channel, end: Callable[[], Awaitable[None]]) -> None:
+        self._channel = channel
+        self._end = end
+
+    async def write(self, data: bytes | memoryview) -> None:
+        await self._channel.write(data)
+
+    async def write_eof(self) -> None:
+        await self._end()
+
+
+class _EscapedSource:
+    """What is typed, without the escape commands, which are obeyed on the way."""
+
+    def __init__(
+        self, source: Source, escapes: Escapes, obey: Callable[[Command], Awaitable[None]]
+    ) -> None:
+        self._source = source
+        self._escapes = escapes
+        self._obey = obey
+        self._items: deque[bytes | Command] = deque()
+
+    async def read(self) -> bytes:
+        """What was typed before a command goes out before the command is obeyed."""
+        while True:
+            while self._items:
+                item = self._items.popleft()
+                if not isinstance(item, Command):
+                    return item
+                await self._obey(item)
+            data = await self._source.read()
+            if not data:
+                return b""
+            self._items.extend(self._escapes.feed(data))
+
+
+async def _discard(source: Source, most: int) -> bool:
+    """Read to the end and forget. False: there is more than `most`."""
+    while data := await source.read():
+        most -= len(data)
+        if most < 0:
+            return False
+    return True
+
+
+async def _either(one: "asyncio.Future[Any]", other: "asyncio.Future[Any]") -> None:
+    await asyncio.wait({one, other}, return_when=asyncio.FIRST_COMPLETED)
+
+
+async def wait_without_session(gone: "asyncio.Future[str]") -> Ending:
+    """-N: until the connection ends or somebody ends us; SIGTERM is then the way to say: enough."""
+    ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+
+    def obey(number: int) -> None:
+        status = 0 if number == signal.SIGTERM else NO_STATUS
+        if not ended.done():
+            ended.set_result(Ending(status, signal_number=number))
+
+    with catching(ENDING, obey):
+        await _either(ended, gone)
+    return ended.result() if ended.done() else Ending(NO_STATUS)
