@@ -1,8 +1,8 @@
 """Whose keys may log in, and what each may do: authorized_keys and the Go server's identities.
 
 Takes bytes: who opens the files, and with whose rights, is the login's business (but see
-`distrust_reason`). Follows sshd(8), AUTHORIZED_KEYS FILE FORMAT. Doubt means no: an option that is not
-known refuses its key.
+`distrust_reason`). Follows sshd(8), AUTHORIZED_KEYS FILE FORMAT. Doubt means no: an option that is
+not known refuses its key.
 """
 
 import os
@@ -323,8 +323,8 @@ def distrust_reason(
     """Why others than root and the user could have changed the file; None if nobody could.
 
     OpenSSH's rule: the file and every directory above it, up to the home, or to the root for files
-    elsewhere, belong to root or the user and are writable by nobody else. Give `file_status` from the
-    open file's descriptor: the name may lead elsewhere by now.
+    elsewhere, belong to root or the user and are writable by nobody else. Give `file_status` from
+    the open file's descriptor: the name may lead elsewhere by now.
     """
     try:
         real = realpath(path)

@@ -157,7 +157,7 @@ def _check_times(claims: dict[str, Any], now: int) -> None:
     if issued > now + LEEWAY:
         raise TokenRefused("issued in the future")
     if not 0 <= expires - issued <= MAX_LIFETIME:
-        raise TokenRefused("lifetime is too long")
+        raise TokenRefused("odd lifetime")
 
 
 def _time_claim(claims: dict[str, Any], name: str) -> int | None:

@@ -234,9 +234,8 @@ def test_request_too_long_for_an_agent_is_not_sent(tmp_path: Path) -> None:
 def test_any_answer_is_a_result_or_an_agent_error(tmp_path: Path, kind: int, body: bytes) -> None:
     answer = put_string(bytes((kind,)) + body)
     for ask in (Agent.identities, lambda agent: agent.sign(ECDSA, b"data")):
-        with false_agent(tmp_path, answer) as path, Agent(path) as agent:
-            with suppress(AgentError):
-                ask(agent)
+        with false_agent(tmp_path, answer) as path, Agent(path) as agent, suppress(AgentError):
+            ask(agent)
 
 
 def test_private_key_is_a_signer(keys: dict[str, Path]) -> None:
