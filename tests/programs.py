@@ -105,7 +105,8 @@ class Sshoq(Programs):
         return ["-o", "Transport=quic"]
 
     def destination(self, user: str, host: str) -> str:
-        return f"{user}@{host}{URL_PATH}"
+        bracketed = f"[{host}]" if ":" in host else host
+        return f"{user}@{bracketed}{URL_PATH}"
 
 
 PROGRAMS: dict[str, Programs] = {"openssh": OpenSSH(), "sshoq": Sshoq()}

@@ -78,6 +78,7 @@ def server_factory(janitor: Janitor) -> Iterator[ServerFactory]:
         settings: Iterable[str] = (),
         *,
         pam: PamService | None = None,
+        host: str = "127.0.0.1",
         prefix: Sequence[str] = (),
         owner: tuple[int, int] | None = None,
     ) -> Server:
@@ -85,7 +86,14 @@ def server_factory(janitor: Janitor) -> Iterator[ServerFactory]:
         directory = janitor.directory()
         service = pam.name if pam else None
         server = Server(
-            programs, janitor, directory, settings, service=service, prefix=prefix, owner=owner
+            programs,
+            janitor,
+            directory,
+            settings,
+            service=service,
+            host=host,
+            prefix=prefix,
+            owner=owner,
         )
         servers.append(server)
         return server
