@@ -1,0 +1,262 @@
+"""Conversations and channels in asyncio, both sides real: order, ends, back-pressure, faults."""
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from sshoq.forwarding.relay import SinkClosed
+from sshoq.protocol.extensions import NONE
+from sshoq.protocol.messages import Exec, ExitStatus, PtyReq, Session, Shell, WindowChange
+from sshoq.transport.channel import Channel, ChannelClosed, ChannelRefused
+from sshoq.transport.conversation import CHANNEL_SHARE
+from tests.pair import Party, a_request, logged_in, pair
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    async def main() -> None:
+        await test()
+
+    asyncio.run(main())
+
+
+async def open_session(client: Party, server: Party) -> tuple[Channel, Channel]:
+    ours = client.conversation.open_channel(Session())
+    theirs = await server.arrived.get()
+    theirs.confirm()
+    await ours.opened()
+    return ours, theirs
+
+
+async def read_all(channel: Channel) -> bytes:
+    parts = []
+    while data := await channel.read():
+        parts.append(bytes(data))
+    return b"".join(parts)
+
+
+def test_data_travels_both_ways_and_ends() -> None:
+    async def main() -> None:
+        async with logged_in() as (client, server):
+            ours, theirs = await open_session(client, server)
+            await ours.write(b"question")
+            ours.write_eof()
+            assert await read_all(theirs) == b"question"
+            await theirs.write(b"answer")
+            theirs.request(ExitStatus(3))
+            theirs.finish()
+            assert await read_all(ours) == b"answer"
+            asked = await ours.next_request()
+            assert asked is not None
+            assert asked.request == ExitStatus(3)
+            ours.finish()
+            assert await ours.closed == await theirs.closed == ""
+            assert not client.conversation.channels
+            assert not server.conversation.channels
+
+    run(main)
+
+
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_a_large_transfer_arrives_unchanged(direction: str) -> None:
+    payload = os.urandom(12_000_000)
+
+    async def main() -> None:
+        async with logged_in() as (client, server):
+            ours, theirs = await open_session(client, server)
+            source, sink = (ours, theirs) if direction == "up" else (theirs, ours)
+
+            async def send() -> None:
+                for start in range(0, len(payload), 100_000):
+                    await source.write(payload[start : start + 100_000])
+                source.finish()
+
+            async with asyncio.TaskGroup() as group:
+                received = group.create_task(read_all(sink))
+                group.create_task(send())
+            digests = {hashlib.sha256(data).digest() for data in (payload, received.result())}
+            assert len(digests) == 1
+
+    run(main)
+
+
+def test_a_reader_that_stops_stops_the_writer() -> None:
+    async def main() -> None:
+        async with logged_in() as (client, server):
+            ours, theirs = await open_session(client, server)
+            sent = 0
+
+            async def flood() -> None:
+                nonlocal sent
+                while True:
+                    await ours.write(bytes(65536))
+                    sent += 65536
+
+            flooding = asyncio.ensure_future(flood())
+            before = -1
+            while sent != before:  # until nothing moves any more
+                before = sent
+                for _ in range(500):
+                    await asyncio.sleep(0.0002)
+            assert sent < 3 * CHANNEL_SHARE
+            flooding.cancel()
+            await asyncio.wait([flooding])
+            assert theirs is not None
+
+    run(main)
+
+
+def test_requests_overtake_data_that_nobody_reads() -> None:
+    async def main() -> None:
+        async with logged_in() as (client, server):
+            ours, theirs = await open_session(client, server)
+            ours.request(PtyReq("xterm", 80, 24))
+            ours.request(Shell())
+            await ours.write(bytes(500_000))
+            ours.request(WindowChange(100, 50))
+            names = [await theirs.next_request() for _ in range(3)]
+            assert [asked.request.name_on_wire for asked in names if asked] == [
+                "pty-req", "shell", "window-change",
+            ]
+
+    run(main)
+
+
+def test_a_wanted_reply_comes_to_the_one_who_asked() -> None:
+    async def main() -> None:
+        async with logged_in() as (client, server):
+            ours, theirs = await open_session(client, server)
+            pty, start = ours.ask(PtyReq("xterm", 80, 24)), ours.ask(Exec("true"))
+            for granted in (False, True):
+                assert await theirs.next_request() is not None
+                theirs.reply(granted)
+            assert await pty is False
+            assert await start is True
+
+    run(main)
+
+
+def test_a_go_peer_counts_as_granting() -> None:
+    async def main() -> None:
+        async with logged_in(server_extensions=NONE) as (client, server):
+            ours, theirs = await open_session(client, server)
+            assert client.conversation.traits.extensions == NONE
+            assert server.conversation.traits.extensions == NONE
+            assert theirs.stream_id == ours.stream_id
+
+    run(main)
+
+
+def test_a_refused_channel_says_why() -> None:
+    async def main() -> None:
+        async with logged_in() as (client, server):
+            ours = client.conversation.open_channel(Session())
+            theirs = await server.arrived.get()
+            theirs.refuse(1, "not today")
+            with pytest.raises(ChannelRefused, match="not today"):
+                await ours.opened()
+
+    run(main)
+
+
+def test_a_closed_reader_ends_the_writer() -> None:
+    async def main() -> None:
+        async with logged_in() as (client, server):
+            ours, theirs = await open_session(client, server)
+            ours.close()
+            with pytest.raises(SinkClosed):
+                while True:
+                    await theirs.write(b"x")
+                    await asyncio.sleep(0)
+
+    run(main)
+
+
+def test_early_channels_are_served_after_the_login() -> None:
+    async def main() -> None:
+        async with pair() as (client, server):
+            await client.ready
+            while not client.conversation.state.settings_known:
+                await asyncio.sleep(0)
+            client.conversation.send_request(a_request())
+            ours = client.conversation.open_channel(Session())
+            ours.request(Exec("true"))
+            theirs = await server.arrived.get()
+            theirs.confirm()
+            asked = await theirs.next_request()
+            assert asked is not None
+            assert asked.request == Exec("true")
+            await ours.opened()
+
+    run(main)
+
+
+def test_early_channels_go_with_a_refused_login() -> None:
+    async def main() -> None:
+        async with pair() as (client, server):
+            server.admit = lambda request: False
+            await client.ready
+            while not client.conversation.state.settings_known:
+                await asyncio.sleep(0)
+            client.conversation.send_request(a_request())
+            ours = client.conversation.open_channel(Session())
+            response = await client.response
+            assert response is not None
+            assert response.status == 401
+            with pytest.raises(ChannelClosed):
+                await ours.opened()
+            assert server.arrived.empty()
+
+    run(main)
+
+
+def test_a_broken_rule_ends_only_its_channel() -> None:
+    async def main() -> None:
+        async with logged_in() as (client, server):
+            good, their_good = await open_session(client, server)
+            bad, their_bad = await open_session(client, server)
+            client.conversation.write(bad.stream_id, [b"\x7f\xff"])  # message 16383
+            with pytest.raises(SinkClosed):
+                while True:
+                    await bad.write(b"x")
+                    await asyncio.sleep(0)
+            assert len(server.faults) == 1
+            assert "message 16383" in server.faults[0]
+            await good.write(b"still here")
+            assert await their_good.read() == b"still here"
+            assert their_bad.closed.done()
+
+    run(main)
+
+
+def test_the_end_of_the_connection_ends_every_channel() -> None:
+    async def main() -> None:
+        async with logged_in() as (client, server):
+            ours, theirs = await open_session(client, server)
+            client.conversation.close(0x100, "bye")
+            end = await server.end
+            assert end.by_peer
+            assert end.code == 0x100
+            assert await ours.closed
+            assert await theirs.closed
+            assert await theirs.read() == b""
+
+    run(main)
+
+
+def test_thousands_of_channels_in_a_row_leave_nothing() -> None:
+    async def main() -> None:
+        async with logged_in() as (client, server):
+            for _ in range(1500):
+                ours, theirs = await open_session(client, server)
+                ours.finish()
+                theirs.finish()
+                await ours.closed
+                await theirs.closed
+            assert not client.conversation.channels
+            assert not server.conversation.channels
+            assert not server.conversation.state.channels
+
+    run(main)
