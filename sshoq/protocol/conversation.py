@@ -236,7 +236,7 @@ class ConversationState:
         """A Go client dies of a channel that is ahead of its 200: await one of its own first."""
         return self.is_client or not self.traits.is_go or self._peer_opened_channel
 
-    def forget_channel(self, stream_id: int, *, peer_is_done: bool) -> None:
+    def forget_channel(self, stream_id: int, *, peer_is_done: bool = True) -> None:
         """The channel is over for us. What still comes is dropped, up to the stream's end or reset.
 
         `peer_is_done`: that end or reset was there already, so nothing more comes.
