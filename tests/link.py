@@ -44,7 +44,7 @@ PrivateKey = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey | rsa.RSAPri
 
 
 @cache
-def host_key(kind: str = "ed25519") -> PrivateKey:
+def host_key(kind: str) -> PrivateKey:
     """A host key of that kind, the same all through a test run."""
     if kind == "ed25519":
         return ed25519.Ed25519PrivateKey.generate()
