@@ -1,0 +1,43 @@
+"""The bench's own honesty: what failed is said, and what is printed was measured."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.measurements import MeasurementFailed, row_of, run_question, timed
+from bench.report import Row, digits, print_row, spread
+from tests.janitor import Janitor
+from tests.programs import ProgramMissing
+
+
+@pytest.mark.parametrize("error", [ProgramMissing("no sshoq"), MeasurementFailed("status 1")])
+def test_a_failure_becomes_a_line_without_figures(
+    error: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> dict[str, list[float]]:
+        raise error
+
+    print_row(row_of("what", "ms", fail))
+    assert capsys.readouterr().out.split() == ["what", "FAILED:", *str(error).split()]
+
+
+def test_a_line_has_both_medians_and_their_ratio(capsys: pytest.CaptureFixture[str]) -> None:
+    print_row(Row("what", "ms", openssh=[1.0, 9.0, 2.0], sshoq=[3.0, 3.0, 4.0]))
+    assert capsys.readouterr().out.split()[:6] == ["what", "2.00", "ms", "3.00", "ms", "1.50"]
+
+
+@pytest.mark.parametrize(("value", "expected"), [(1234.5, 0), (12.3, 1), (1.23, 2)])
+def test_three_digits_are_printed(value: float, expected: int) -> None:
+    assert digits(value) == expected
+
+
+def test_the_spread_is_relative_to_the_median() -> None:
+    assert spread([1.0, 2.0, 3.0]) == "100%"
+
+
+def test_a_program_that_fails_has_no_time() -> None:
+    janitor = Janitor()
+    folder = janitor.directory()
+    with pytest.raises(MeasurementFailed, match="status 3: reason"):
+        timed(lambda: run_question(["sh", "-c", "echo reason >&2; exit 3"], folder))
+    janitor.close()
