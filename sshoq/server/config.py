@@ -25,6 +25,7 @@ from sshoq.config.patterns import (
     match_host_list,
     match_pattern_list,
 )
+from sshoq.config.usage import COMPATIBLE_VERSION
 from sshoq.server import log
 from sshoq.server.keywords import (
     ALIASES,
@@ -54,8 +55,6 @@ PID_FILE = "/run/sshoq-server.pid"
 MAX_INCLUDE_DEPTH = 16
 MAX_FILE = 1024 * 1024
 """No real configuration comes near; a device or a log by mistake must not be read into memory."""
-
-VERSION_FOR_MATCH = "OpenSSH_10.5p1"
 
 
 class ConfigError(Exception):
@@ -227,7 +226,7 @@ class ServerConfig(Options):
         local_port: int = -1,
         invalid_user: bool = False,
     ) -> LoginConfig:
-        """The values that hold for this login. `host` is the peer's name, by default its address."""
+        """The values for this login. `host` is the peer's name, by default its address."""
         facts = Facts(
             user, tuple(groups), host or address, address, local_address, local_port, invalid_user
         )
@@ -243,7 +242,7 @@ class ServerConfig(Options):
         return LoginConfig(_with_methods(values))
 
     def listen_addresses(self) -> list[tuple[int, tuple[Any, ...]]]:
-        """(family, socket address) to bind, in order. ConfigError for a name that does not resolve."""
+        """(family, socket address) to bind, in order. ConfigError when a name does not resolve."""
         import socket
 
         families = {"any": socket.AF_UNSPEC, "inet": socket.AF_INET, "inet6": socket.AF_INET6}
@@ -360,7 +359,7 @@ _CRITERIA = {
     ),
     "rdomain": Criterion(lambda facts, arg: False, _any_argument),
     "version": Criterion(
-        lambda facts, arg: match_pattern_list(VERSION_FOR_MATCH, arg) > 0, _any_argument
+        lambda facts, arg: match_pattern_list(COMPATIBLE_VERSION, arg) > 0, _any_argument
     ),
     "invalid-user": Criterion(lambda facts, arg: facts.invalid_user, _any_argument, argument=False),
 }
@@ -426,6 +425,7 @@ class _Reader:
         self.values: dict[str, Any] = {}
         self.blocks: list[Block] = []
         self.notes: list[Note] = []
+        self.fixed: frozenset[str] = frozenset()
 
     def read_option(self, text: str) -> None:
         """`-o`: one line. A bad one ends the start with 1 where its form is wrong, as with sshd."""
@@ -496,6 +496,8 @@ class _Reader:
             raise BadLine(f"keyword {line.keyword} extra arguments at end of line")
         if keyword.treatment in (VOID, LATER):
             self.notes.append(Note(log.DEBUG1, f"{place} {keyword.name}: {keyword.treatment}"))
+        if keyword.attribute in self.fixed:
+            return
         target = self._target(place)
         if keyword.attribute == "subsystem":
             _refuse_second_subsystem(target.get("subsystem", {}), value)
@@ -589,12 +591,17 @@ def load(
     overrides: Sequence[str] = (),
     fallbacks: Sequence[str] = (),
     *,
+    fixed: Sequence[str] = (),
     root: bool | None = None,
 ) -> ServerConfig:
-    """Read command-line options, the file, then weaker `fallbacks`; ConfigError when that fails."""
+    """Read command-line options, the file, then weaker `fallbacks`; ConfigError when that fails.
+
+    `fixed` are attributes that add up, but of which the file's values do not count (`-p`).
+    """
     reader = _Reader()
     for option in overrides:
         reader.read_option(option)
+    reader.fixed = frozenset(fixed)
     if path is not None:
         reader.read_file(path)
     for option in fallbacks:

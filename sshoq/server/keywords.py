@@ -23,7 +23,7 @@ from sshoq.server.log import FACILITIES, LEVELS
 
 
 class BadValue(ValueError):
-    """The value cannot be used. str() follows "FILE line N: "; `details` are lines printed before."""
+    """The value cannot be used. str() follows "FILE line N: ", `details` come before it."""
 
     def __init__(self, text: str, *details: str) -> None:
         super().__init__(text)

@@ -86,6 +86,11 @@ def set_level(level: int) -> None:
     _current.level = level
 
 
+def descriptor() -> int:
+    """Of the log's file; to be kept open by a process that closes the rest."""
+    return _current.descriptor
+
+
 def is_on(level: int) -> bool:
     """Whether a line of that level would be written; spares the work of making it."""
     return level <= _current.level

@@ -1,0 +1,134 @@
+"""Process: main [root]. How main's children come into being: the router in a fresh image, the
+monitor as a copy of main that keeps nothing but its own two sockets.
+
+The router and the network processes read packets, so their memory must never have held the TLS
+key: they start from an image of their own. A monitor needs key and configuration, and a fork is
+what makes it cheap.
+"""
+
+import contextlib
+import fcntl
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+
+from sshoq.server.config import ServerConfig
+from sshoq.server.connection import ConnectionFacts
+from sshoq.server.identity import Identity
+
+RunMonitor = Callable[[socket.socket, socket.socket, ServerConfig, Identity, ConnectionFacts], int]
+
+ROUTER_CODE = """\
+from sshoq.server.router import run_router
+sys.exit(run_router(socket.socket(fileno=3), socket.socket(fileno=4), int(sys.argv[1])))
+"""
+_ROUTER_START = "import socket, sys\nsys.path[:] = {paths!r}\n{code}"
+
+_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGUSR1)
+
+
+def start_router(
+    listener: socket.socket, to_main: socket.socket, number: int, code: str = ROUTER_CODE
+) -> int:
+    """The pid of a new router that has these two sockets and nothing else of ours."""
+    pid = os.fork()
+    if pid == 0:
+        with contextlib.suppress(OSError):
+            _become_program(listener.fileno(), to_main.fileno(), number, code)
+        os._exit(127)
+    return pid
+
+
+def _become_program(listener: int, to_main: int, number: int, code: str) -> None:
+    _leave_main()
+    # By way of high numbers, since each of the two may be where the other has to go.
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in (listener, to_main)]
+    os.dup2(high[0], 3)
+    os.dup2(high[1], 4)
+    paths = [path for path in sys.path if os.path.isabs(path)]
+    start = _ROUTER_START.format(paths=paths, code=code)
+    # Isolated: neither the directory we happen to be in nor PYTHON… variables have a say.
+    arguments = [sys.executable, "-I", "-S", "-c", start, str(number)]
+    os.execve(sys.executable, arguments, {"LC_ALL": "C.UTF-8"})
+
+
+def start_monitor(
+    run: RunMonitor,
+    sockets: tuple[socket.socket, socket.socket],
+    config: ServerConfig,
+    identity: Identity,
+    connection: ConnectionFacts,
+    keep: Sequence[int],
+    first_closed: int,
+) -> int:
+    """The pid of a new monitor. Of our descriptors from `first_closed` it has those in `keep`."""
+    pid = os.fork()
+    if pid == 0:
+        status = 255
+        try:
+            _leave_main()
+            _close_others(first_closed, [end.fileno() for end in sockets] + list(keep))
+            status = run(*sockets, config, identity, connection)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        finally:
+            os._exit(status & 0xFF)
+    return pid
+
+
+def _leave_main() -> None:
+    """Main's signals are not the child's, nor are those that a terminal sends to main's group."""
+    signal.set_wakeup_fd(-1)
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    os.setsid()
+    _restore_oom_score()
+    if _descriptor_limit is not None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, _descriptor_limit)
+
+
+def _close_others(first: int, keep: Sequence[int]) -> None:
+    """Listeners and other monitors' sockets. The objects stay, on frames that never return."""
+    start = first
+    for descriptor in sorted(set(keep)):
+        if descriptor >= start:
+            os.closerange(start, descriptor)
+            start = descriptor + 1
+    os.closerange(start, os.sysconf("SC_OPEN_MAX"))
+
+
+# --------------------------------------------------------------------------- what main has more of
+
+_descriptor_limit: tuple[int, int] | None = None
+
+
+def raise_descriptor_limit() -> None:
+    """Main has a descriptor for each connection. Its children get back what they would have had."""
+    global _descriptor_limit
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        _descriptor_limit = (soft, hard)
+
+
+_OOM_FILE = "/proc/self/oom_score_adj"
+_oom_score: str | None = None
+
+
+def protect_from_oom() -> None:
+    """Main is not to be killed for what users' programs use; as sshd."""
+    global _oom_score
+    with contextlib.suppress(OSError), open(_OOM_FILE, "r+") as file:
+        before = file.read().strip()
+        file.seek(0)
+        file.write("-1000\n")
+        _oom_score = before
+
+
+def _restore_oom_score() -> None:
+    if _oom_score is not None:
+        with contextlib.suppress(OSError), open(_OOM_FILE, "w") as file:
+            file.write(_oom_score + "\n")
