@@ -10,8 +10,6 @@ from aioquic import tls
 from aioquic._buffer import Buffer
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
-from aioquic.quic.packet import QuicPacketType
-from aioquic.quic.packet_builder import QuicPacketBuilder
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
@@ -56,34 +54,11 @@ from tests.link import (
     make_link,
     self_signed,
 )
+from tests.rogue import forge, internal
 
 LABEL = b"EXPORTER-SSH3"
 SETTINGS = bytes.fromhex("0004023301")
 KEY_KINDS = ["ed25519", "p256", "p384", "p521", "rsa"]
-
-
-def internal(side: Side) -> QuicConnection:
-    """The library's connection inside an engine, for tests that play a peer who breaks the
-    rules."""
-    return side.engine._connection
-
-
-def forge(side: Side, frames: bytes) -> bytes:
-    """A 1-RTT datagram of that side with whatever frames."""
-    connection = internal(side)
-    builder = QuicPacketBuilder(
-        host_cid=connection.host_cid,
-        peer_cid=connection._peer_cid.cid,
-        version=connection._version or 0,
-        is_client=connection._is_client,
-        max_datagram_size=4000,
-        packet_number=connection._packet_number,
-    )
-    builder.start_packet(QuicPacketType.ONE_RTT, connection._cryptos[tls.Epoch.ONE_RTT])
-    builder._buffer.push_bytes(frames)
-    datagrams, _ = builder.flush()
-    connection._packet_number = builder.packet_number
-    return datagrams[0]
 
 
 def end_of(side: Side) -> Terminated:
@@ -480,7 +455,7 @@ def test_a_reset_stream_gives_its_credit_back() -> None:
         client.engine.reset(stream_id, 7)
         link.run(lambda: StreamReset(stream_id, 7) in server.events)  # noqa: B023  # run at once
         server.engine.consumed(stream_id, len(server.bytes_of(stream_id)))
-    assert len(internal(server).credit) == 0  # type: ignore[attr-defined]  # our subclass
+    assert len(internal(server).credit) == 0
 
 
 def test_a_stopped_stream_gives_its_credit_back_whatever_still_comes() -> None:
@@ -553,7 +528,7 @@ def test_streams_may_follow_each_other_without_end_or_cost() -> None:
     for side in (client, server):
         assert len(internal(side)._streams) == 0
         assert len(internal(side)._streams_queue) == 0
-        assert len(internal(side).credit) == 0  # type: ignore[attr-defined]  # our subclass
+        assert len(internal(side).credit) == 0
 
 
 def test_a_stream_resets_once_and_then_takes_no_more() -> None:
@@ -785,7 +760,7 @@ def test_a_stateless_reset_ends_the_connection_of_who_remembers(forgetful: str) 
     link, client, server = connected()
     if forgetful == "client":
         client, server = server, client
-        key = internal(server)._reset_key  # type: ignore[attr-defined]  # our subclass
+        key = internal(server)._reset_key
     else:
         key = RESET_KEY
     stream_id = client.engine.open_stream()
