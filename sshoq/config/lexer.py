@@ -23,7 +23,11 @@ _FLAGS = {"yes": True, "true": True, "no": False, "false": False}
 
 
 class ConfigSyntaxError(ValueError):
-    """A line that cannot be read. str() is the complaint without file and line number."""
+    """A line that cannot be read: its complaints, each without file and line number."""
+
+    def __init__(self, *complaints: str) -> None:
+        super().__init__("; ".join(complaints))
+        self.complaints = complaints
 
 
 def ascii_lower(text: str) -> str:
@@ -244,7 +248,8 @@ def parse_size(text: str) -> int:
     if number > INT64_MAX // scale:
         raise ConfigSyntaxError(f"Bad number '{text}': Numerical result out of range")
     part = fraction[:18]
-    return sign * (number * scale + (int(part) * scale // int("1" + "0" * len(part)) if part else 0))
+    shifted = int(part) * scale // int("1" + "0" * len(part)) if part else 0
+    return sign * (number * scale + shifted)
 
 
 def parse_mask(text: str) -> int:

@@ -1,0 +1,85 @@
+"""What the user is told when the wishes make no sense: usage, version, errors in OpenSSH's wording."""
+
+from sshoq import __version__
+
+STATUS = 255
+
+FATAL, ERROR, INFO, VERBOSE, DEBUG1, DEBUG2, DEBUG3 = range(7)
+QUIET = -1
+LOG_LEVELS = {
+    "SILENT": QUIET,
+    "QUIET": QUIET,
+    "FATAL": FATAL,
+    "ERROR": ERROR,
+    "INFO": INFO,
+    "VERBOSE": VERBOSE,
+    "DEBUG": DEBUG1,
+    "DEBUG1": DEBUG1,
+    "DEBUG2": DEBUG2,
+    "DEBUG3": DEBUG3,
+}
+
+COMPATIBLE_VERSION = "OpenSSH_10.5p1"
+GO_VERSION = "0.2.1"
+
+USAGE = """\
+usage: ssh [-46AaCfGgKkMNnqsTtVvXxYy] [-B bind_interface] [-b bind_address]
+           [-c cipher_spec] [-D [bind_address:]port] [-E log_file]
+           [-e escape_char] [-F configfile] [-I pkcs11] [-i identity_file]
+           [-J destination] [-L address] [-l login_name] [-m mac_spec]
+           [-O ctl_cmd] [-o option] [-P tag] [-p port] [-Q query_option]
+           [-R address] [-S ctl_path] [-W host:port]
+           [-w local_tun[:remote_tun]] [--stdio] [-insecure]
+           [-use-password] [-proxy-jump destination] [-forward-agent]
+           destination [command [argument ...]]
+       sshoq -sftp destination | -scp [-r] source target
+       sshoq -Q query_option | -V | config get|set|unset host keyword [value]"""
+
+
+class UsageError(Exception):
+    """The run ends here: lines for stderr (without line ends) and the exit status."""
+
+    def __init__(self, *lines: str, status: int = STATUS) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines
+        self.status = status
+
+
+class Notes:
+    """Lines for stderr, in the order in which they came up, kept as far as the log level lets them."""
+
+    __slots__ = ("level", "lines")
+
+    def __init__(self, level: int = INFO) -> None:
+        self.level = level
+        self.lines: list[str] = []
+
+    def add(self, level: int, text: str) -> None:
+        """Keep a line; debug lines carry their level in front, as OpenSSH's do."""
+        if level <= self.level:
+            prefix = f"debug{level - VERBOSE}: " if level >= DEBUG1 else ""
+            self.lines.append(prefix + text)
+
+    def error(self, text: str) -> None:
+        self.add(ERROR, text)
+
+    def fatal(self, *texts: str) -> UsageError:
+        """The error to raise: everything said so far and these last words."""
+        for text in texts:
+            self.add(FATAL, text)
+        return UsageError(*self.lines)
+
+
+def usage_error(notes: Notes, *before: str) -> UsageError:
+    """The usage text, which no log level silences, after a complaint."""
+    return UsageError(*notes.lines, *before, *USAGE.split("\n"))
+
+
+def version_line() -> str:
+    """What -V prints: own name and version, and the token that programs look for."""
+    return f"{COMPATIBLE_VERSION} sshoq_{__version__}, SSH over QUIC"
+
+
+def go_version_line(program: str) -> str:
+    """What the Go client prints for -version, with our own version behind it."""
+    return f"{program} version h4sh5/sshoq {GO_VERSION} (sshoq {__version__})"
