@@ -11,6 +11,7 @@ import os
 import struct
 import termios
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Protocol
 
 from sshoq.forwarding.forwarder import FdSink, FdSource
@@ -30,16 +31,20 @@ from sshoq.protocol.messages import (
     Subsystem,
     WindowChange,
 )
-from sshoq.protocol.outcome import Code
+from sshoq.protocol.outcome import ProtocolError
+from sshoq.protocol.session import SessionServerState
 from sshoq.server.link import Refused, SessionLeader
 from sshoq.server.privsep import AllocatePty, ProgramExited, StartProgram
-from sshoq.transport.channel import Channel, ChannelClosed, DataSink, ExtendedSink
+from sshoq.transport.channel import Channel, DataSink, ExtendedSink
 from sshoq.wire import encode_text
 
 MAX_VARIABLES = 128
 """sshd's own bound for what a client may put into a session's environment."""
 
 MAX_ENVIRONMENT = 64 * 1024
+INFO, VERBOSE, DEBUG = 1, 2, 3
+"""Levels of `Login.log`."""
+
 MAX_SIZE = 0xFFFF
 """Of a terminal, in any unit: the kernel keeps 16 bits."""
 
@@ -83,8 +88,6 @@ class ChannelHost:
         self._sessions.add(session)
         try:
             await session.run()
-        except (SinkClosed, ChannelClosed):
-            pass  # the client closed it; what ran is hung up below
         finally:
             self._sessions.discard(session)
             session.close()
@@ -95,22 +98,42 @@ class SessionHost:
 
     def __init__(self, channel: Channel, login: Login) -> None:
         self._channel = channel
+        self._state = SessionServerState(channel.state)
         self._login = login
         self._number = channel.stream_id
         self._leader: SessionLeader | None = None
         self._environment: list[bytes] = []
         self._master: int | None = None
         self._ends: list[FdSource | FdSink] = []
-        self._finished = False
+        self._relaying: asyncio.Task[None] | None = None
+        self._told_end = False
 
     async def run(self) -> None:
+        """Until the client was told how the program ended, or has gone."""
+        self._channel.watcher = self._state.watch
         self._channel.confirm()
         async with asyncio.TaskGroup() as group:
             self._group = group
-            while (asked := await self._channel.next_request()) is not None:
-                granted = await self._grant(asked.request)
-                if asked.want_reply:
-                    self._channel.reply(granted)
+            try:
+                await self._follow()
+            except ProtocolError as error:
+                self._login.log(INFO, f"{self._channel}: {error.reason}")
+            except (Refused, SinkClosed):
+                pass  # there is no program, and nobody to tell
+            else:
+                if self._told_end or self._channel.is_usable():
+                    return  # what runs goes on: the client only has nothing more to ask
+            if self._relaying is not None:
+                self._relaying.cancel()
+
+    async def _follow(self) -> None:
+        """Do what the client asks, until it can ask no more."""
+        while (asked := await self._channel.next_request()) is not None:
+            granted = self._state.permits(asked.request) and await self._grant(asked.request)
+            if granted:
+                self._state.granted(asked.request)
+            if asked.want_reply:
+                self._channel.reply(granted)
 
     async def _grant(self, request: ChannelRequest) -> bool:
         grant = _GRANTS.get(type(request))
@@ -134,8 +157,7 @@ class SessionHost:
                 AllocatePty(self._number, request.term, *_size(request), request.modes)
             )
         except Refused as refusal:
-            self._login.log(2, f"session {self._number}: no pty: {refusal}")
-            return self._fail_for_silent_peers()
+            return self._fail("no pty", refusal)
         os.set_blocking(self._master, False)
         return True
 
@@ -154,15 +176,15 @@ class SessionHost:
         try:
             pipes = await leader.start_program(message, pipes=self._master is None)
         except Refused as refusal:
-            self._login.log(2, f"session {self._number}: not started: {refusal}")
-            return self._fail_for_silent_peers()
-        self._group.create_task(self._relay(leader, pipes))
+            return self._fail("not started", refusal)
+        self._relaying = self._group.create_task(self._relay(leader, pipes))
         return True
 
-    def _fail_for_silent_peers(self) -> bool:
+    def _fail(self, what: str, refusal: Refused) -> bool:
         """A Go client learns of a failure only by the end of its channel."""
+        self._login.log(INFO, f"session {self._number}: {what}: {refusal}")
         if self._channel.state.traits.is_go:
-            self._channel.close(Code.REQUEST_CANCELLED)
+            raise refusal
         return False
 
     async def _resize(self, request: WindowChange) -> bool:
@@ -234,12 +256,14 @@ class SessionHost:
             source.close()
 
     def _report_exit(self, exited: ProgramExited) -> None:
-        self._finished = True
-        if exited.signal:
-            self._channel.request(ExitSignal(exited.signal, exited.core_dumped))
-        else:
-            self._channel.request(ExitStatus(exited.status))
-        self._channel.finish()
+        self._told_end = True
+        self._state.exited()
+        with suppress(SinkClosed):  # the client did not want to know
+            if exited.signal:
+                self._channel.request(ExitSignal(exited.signal, exited.core_dumped))
+            else:
+                self._channel.request(ExitStatus(exited.status))
+            self._channel.finish()
         self._channel.end_requests()
 
     def close(self) -> None:
@@ -251,7 +275,7 @@ class SessionHost:
             self._master = None
         if self._leader is not None:
             self._leader.close_session(self._number)
-        if not self._finished:
+        if not self._told_end:
             self._channel.close()
 
 

@@ -25,7 +25,7 @@ from sshoq.protocol.request import (
     refuse_request,
     refused,
 )
-from sshoq.server.channels import ChannelHost
+from sshoq.server.channels import DEBUG, INFO, VERBOSE, ChannelHost
 from sshoq.server.link import PrivsepLink, Refused, SessionLeader
 from sshoq.server.privsep import (
     FROM_LEADER,
@@ -81,7 +81,6 @@ LINGER_REFUSED = 1.0
 LINGER = 10.0
 """Seconds that a Go client, which just goes away, may still use for reading its exit status."""
 
-INFO, VERBOSE, DEBUG = 1, 2, 3
 MAX_LOG = 500
 MAX_LOG_LINES = 200
 """Per connection: a hostile client cannot fill the disk with what we say of it."""
@@ -269,7 +268,9 @@ class NetworkProcess:
         conversation_id = self._conversation.engine.export(
             EXPORTER_LABEL, b"", CONVERSATION_ID_LENGTH
         )
-        self._monitor.send(Authenticate(request.user, encode_text(request.authorization), conversation_id))
+        self._monitor.send(
+            Authenticate(request.user, encode_text(request.authorization), conversation_id)
+        )
 
     def _respond(self, stream_id: int, response: Response) -> None:
         self._conversation.respond(stream_id, response, time.time())

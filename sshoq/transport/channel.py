@@ -37,6 +37,9 @@ MAX_WAITING_REQUESTS = 256
 hostile.
 """
 
+SMALL = 4096
+"""Pieces of data up to this size are joined while they wait."""
+
 _Item = TypeVar("_Item")
 
 
@@ -75,10 +78,11 @@ class Line(Generic[_Item]):
         self._ended = True
         self._wake()
 
-    def clear(self) -> list[_Item]:
-        items = list(self._items)
-        self._items.clear()
-        return items
+    def last(self) -> _Item | None:
+        return self._items[-1] if self._items else None
+
+    def replace_last(self, item: _Item) -> None:
+        self._items[-1] = item
 
     async def next(self) -> _Item | None:
         while not self._items:
@@ -101,8 +105,11 @@ class Channel:
 
     def __init__(self, conversation: "Conversation", state: ChannelState) -> None:
         self.state = state
-        self.watcher: Callable[[ChannelEvent], None] | None = None
-        """Sees every event first, in order; ProtocolError from it ends the channel."""
+        self.watcher: Callable[[ChannelEvent], bool] | None = None
+        """Sees every event first, in order: False, and it goes no further. ProtocolError from it
+        ends the channel."""
+        self.was_reset = False
+        """The peer gave up its side, which is not the same as ending it."""
         self._conversation = conversation
         self._data: Line[Buffer] = Line()
         self._extended: Line[Buffer] = Line()
@@ -168,6 +175,10 @@ class Channel:
     def end_requests(self) -> None:
         """Ours to say: no request matters any more. Whoever waits for one is told."""
         self._requests.end()
+
+    def is_usable(self) -> bool:
+        """Whether something can still be sent to a peer that wants it."""
+        return self._sending and not self.was_reset
 
     def _repay(self) -> None:
         lent, self._lent = self._lent, 0
@@ -292,15 +303,17 @@ class Channel:
         for event in events:
             if isinstance(event, Data | ExtendedData):
                 payload += len(event.payload)
-            if self.watcher is not None:
-                self.watcher(event)
-            _SORT[type(event)](self, event)
-        # What is not payload has been acted upon.
+            if self.watcher is None or self.watcher(event):
+                _SORT[type(event)](self, event)
+            elif isinstance(event, Data | ExtendedData):
+                payload -= len(event.payload)
+        # What is not payload, or goes no further, has been acted upon.
         self._conversation.consumed(self.stream_id, len(data) - payload)
 
     def peer_reset(self, code: int) -> None:
         """RESET_STREAM: nothing more comes, and what waits may still be read."""
         if self._receiving:
+            self.was_reset = True
             self._end_receiving(f"reset by the peer ({code:#x})")
 
     def peer_stopped(self, code: int) -> None:
@@ -308,7 +321,12 @@ class Channel:
         self._end_sending(f"stopped by the peer ({code:#x})")
 
     def _sort_data(self, event: Data) -> None:
-        self._data.put(event.payload)
+        last = self._data.last()
+        if last is not None and len(last) + len(event.payload) <= SMALL:
+            # Keystrokes that nobody reads must not cost a hundred bytes each.
+            self._data.replace_last(bytes(last) + event.payload)
+        else:
+            self._data.put(event.payload)
 
     def _sort_extended(self, event: ExtendedData) -> None:
         if event.kind == STDERR:
