@@ -1,0 +1,124 @@
+"""The real main between a router and a monitor that do as the test's datagrams say.
+
+Run as a program with the server's own arguments. A datagram at the listener asks for a connection;
+what comes over the connection goes to its monitor, whose answers come back. When main goes, a child
+of the router relays on, as network processes do.
+"""
+
+import os
+import signal
+import socket
+import sys
+
+from sshoq.server import sandbox
+from sshoq.server.config import ServerConfig
+from sshoq.server.connection import ConnectionFacts
+from sshoq.server.flags import parse_command_line
+from sshoq.server.identity import Identity
+from sshoq.server.main import Server
+from sshoq.server.privsep import (
+    MONITOR_TO_MAIN,
+    NOTHING,
+    LoginSucceeded,
+    Penalty,
+    PrivsepError,
+    PrivsepSocket,
+)
+
+FAKE_ROUTER = """\
+import os, select
+from sshoq.server.privsep import *
+listener, control, number = socket.socket(fileno=3), socket.socket(fileno=4), int(sys.argv[1])
+main = PrivsepSocket(control, ROUTER_TO_MAIN, MAIN_TO_ROUTER)
+main.send(RouterReady())
+listener.setblocking(True)
+pairs = {}
+sockets = [listener, control]
+
+def newcomer():
+    data, ancillary, flags, peer = listener.recvmsg(2048, 256)
+    if data == b"die":
+        os._exit(3)
+    if data == b"junk":
+        control.send(b"\\xff\\xff")
+        return
+    if data == b"forge":
+        main.send(Admit("203.0.113.1.5", 99, "", 1, number))
+        return
+    main.send(Admit(peer[0], peer[1], "", listener.getsockname()[1], number))
+    answer, descriptors = main.receive()
+    if isinstance(answer, NotAdmitted):
+        listener.sendto(b"refused: " + answer.reason.encode(), peer)
+        return
+    udp, monitor = [socket.socket(fileno=fd) for fd in descriptors]
+    pairs[udp], pairs[monitor] = monitor, udp
+    sockets.extend([udp, monitor])
+    udp.send(b"router %d" % os.getpid())
+
+while True:
+    for ready in select.select(sockets, [], [])[0]:
+        if ready is listener:
+            newcomer()
+        elif ready is control:
+            if not control.recv(99):
+                if not pairs or os.fork():
+                    os._exit(0)
+                listener.close()
+                sockets = list(pairs)
+                break
+        else:
+            other = pairs[ready]
+            try:
+                data = ready.recv(2048)
+                if not data:
+                    raise OSError
+                other.send(data)
+            except OSError:
+                sockets = [one for one in sockets if one not in (ready, other)]
+                del pairs[ready], pairs[other]
+                ready.close()
+                other.close()
+                if not sockets:
+                    os._exit(0)
+                break
+"""
+
+
+def fake_monitor(
+    to_network: socket.socket,
+    to_main: socket.socket,
+    config: ServerConfig,
+    identity: Identity,
+    connection: ConnectionFacts,
+) -> int:
+    main = PrivsepSocket(to_main, MONITOR_TO_MAIN, NOTHING)
+    descriptors = sorted(int(fd) for fd in os.listdir("/proc/self/fd"))
+    while command := to_network.recv(2048).decode():
+        word, _, rest = command.partition(" ")
+        if word == "login":
+            main.send(LoginSucceeded())
+        elif word == "penalty":
+            main.send(Penalty(rest))
+        elif word == "crash":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif word == "exit":
+            return int(rest)
+        elif word == "main-is-there":
+            try:
+                main.receive()
+            except PrivsepError:
+                command = "main is gone"
+        answers = {
+            "facts": repr(tuple(connection)),
+            "banner": str(config.banner),
+            "descriptors": str(len(descriptors)),
+            "pid": str(os.getpid()),
+            "signature": identity.sign(identity.schemes[0], b"content").hex(),
+        }
+        to_network.send(answers.get(word, command).encode())
+    return 0
+
+
+if __name__ == "__main__":
+    sandbox.prepare_sandbox = lambda: None  # nothing here runs as the service user
+    sys.exit(Server(parse_command_line(sys.argv[1:]), fake_monitor, FAKE_ROUTER).run())
