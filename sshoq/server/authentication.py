@@ -1,0 +1,372 @@
+"""Process: monitor [root]. Whether somebody is who they say, and may come in.
+
+The network process is not believed: the token is verified here, against the connection's ID as it
+was first told, and a token counts once. A user who does not exist, or may not log in, is taken
+through the same steps as one who may, and every failure takes as long as the next.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import os
+import time
+from typing import NamedTuple
+
+from sshoq.auth.authorized_keys import KeyRights
+from sshoq.auth.keys import PublicKey
+from sshoq.auth.token import TokenRefused, verify_token
+from sshoq.server import log, shadow
+from sshoq.server.account import Account, find_account, host_matches, refusal
+from sshoq.server.config import LoginConfig, ServerConfig
+from sshoq.server.connection import ConnectionFacts
+from sshoq.server.login import is_root
+from sshoq.server.pam import PamTransaction
+from sshoq.server.privsep import Authenticate, AuthenticationResult
+from sshoq.server.records import RecordFiles, record_failure
+from sshoq.server.rights import LoginRights
+from sshoq.server.user_keys import authorized_keys
+from sshoq.wire import encode_text
+
+CONVERSATION_ID_LENGTH = 32
+MIN_RSA_BITS = 2048
+MIN_FAILURE_TIME = 0.005
+MAX_BANNER = 100 * 1024
+MAX_USER = 1024
+
+_TIMING_SECRET = os.urandom(32)
+"""Made once, in main: the floor of a user must be the same in every monitor."""
+
+ACCEPTED = AuthenticationResult.ACCEPTED
+REFUSED = AuthenticationResult.REFUSED
+CLOSED = AuthenticationResult.CLOSED
+
+
+class Evidence(NamedTuple):
+    """What an Authorization header came to."""
+
+    method: str
+    is_good: bool
+    key: PublicKey | None = None
+    key_rights: KeyRights | None = None
+
+
+class Authenticator:
+    """The tries of one connection. `login` is set when one has succeeded."""
+
+    def __init__(self, config: ServerConfig, connection: ConnectionFacts) -> None:
+        self.login: LoginRights | None = None
+        self.pam: PamTransaction | None = None
+        self.user: str | None = None
+        self.is_valid = False
+        self.failures = 0
+        self.is_refused = False
+        """RefuseConnection: closed whatever they can prove."""
+        self._server = config
+        self._config: LoginConfig = config
+        self._connection = connection
+        self._account: Account | None = None
+        self._conversation_id = b""
+        self._used_tokens: set[bytes] = set()
+        self._had_none = self._is_free_try = False
+        self._must_change_password = False
+        self._banner_shown = False
+
+    # ------------------------------------------------------------------ one try
+
+    def attempt(self, request: Authenticate) -> AuthenticationResult:
+        """Judge one request, in a time that does not tell why it failed."""
+        started = time.monotonic()
+        outcome, messages = self._judge(request)
+        if outcome != ACCEPTED and not self._is_free_try:
+            _wait_until(started, _failure_time(request.user))
+        return AuthenticationResult(outcome, self._take_banner() + messages)
+
+    def _judge(self, request: Authenticate) -> tuple[int, str]:
+        self._is_free_try = False
+        if not self._fits_earlier(request):
+            return CLOSED, ""
+        account = self._account or self._begin(request.user)
+        if self._config.refuse_connection:
+            log.info(f"administratively prohibited connection for {self._whom} from {self._source}")
+            self.is_refused = True
+            return CLOSED, ""
+        evidence = self._weigh(account, request)
+        if evidence.is_good and self.is_valid and self._root_may(account, evidence):
+            return self._accept(account, evidence)
+        return self._fail(evidence), ""
+
+    def _fits_earlier(self, request: Authenticate) -> bool:
+        """Neither the user nor the connection may change between tries."""
+        if len(request.conversation_id) != CONVERSATION_ID_LENGTH:
+            log.error("conversation ID of a wrong length")
+            return False
+        if len(request.user) > MAX_USER or "\0" in request.user:
+            log.error("impossible user name")
+            return False
+        if self.user is None:
+            self.user = request.user
+            self._conversation_id = request.conversation_id
+            return True
+        if not hmac.compare_digest(request.conversation_id, self._conversation_id):
+            log.error("the conversation ID has changed")
+            return False
+        if request.user != self.user:
+            log.info(
+                f"Disconnecting {self.description} {self._source}: Change of username not allowed: "
+                f"{self.user} -> {request.user} [preauth]"
+            )
+            return False
+        return True
+
+    def _begin(self, user: str) -> Account:
+        """Look the user up, once, and see which rules hold."""
+        self._account = account = find_account(user)
+        where = self._connection
+        self._config = self._server.for_connection(
+            user=account.name,
+            groups=account.groups,
+            address=where.peer_address,
+            local_address=where.local_address,
+            local_port=where.local_port,
+            invalid_user=not account.exists,
+        )
+        log.set_level(log.LEVELS[self._config.log_level])
+        self.is_valid = self._is_allowed(account)
+        if self._config.use_pam and is_root():
+            self.pam = PamTransaction(self._config.pam_service_name, account.name, where)
+        return account
+
+    def _is_allowed(self, account: Account) -> bool:
+        if not account.exists:
+            log.info(f"Invalid user {account.name} from {self._source}")
+            return False
+        if reason := refusal(account, self._config, self._connection.peer_address):
+            log.info(reason)
+            return False
+        if not is_root():
+            return account.uid == os.getuid()
+        return self._config.use_pam or self._shadow_allows(account)
+
+    def _shadow_allows(self, account: Account) -> bool:
+        record = shadow.find_record(account.name)
+        if record is None:
+            return True
+        if record.is_locked():
+            log.info(f"User {account.name} not allowed because account is locked")
+            return False
+        if record.account_expired(time.time()):
+            log.info(f"Account {account.name} has expired")
+            return False
+        self._must_change_password = record.password_expired(time.time())
+        return True
+
+    # ------------------------------------------------------------------ evidence
+
+    def _weigh(self, account: Account, request: Authenticate) -> Evidence:
+        scheme, _, credentials = request.authorization.partition(b" ")
+        if scheme.lower() == b"bearer":
+            return self._weigh_token(account, request, credentials.strip())
+        if scheme.lower() == b"basic":
+            return self._weigh_password(account, credentials.strip())
+        return Evidence("none", False)
+
+    def _weigh_token(self, account: Account, request: Authenticate, token: bytes) -> Evidence:
+        """Find the key that has signed the token; it does not say which one that is."""
+        digest = hashlib.sha256(token).digest()
+        nothing = Evidence("publickey", False)
+        if not self._config.pubkey_authentication or digest in self._used_tokens:
+            return nothing
+        self._used_tokens.add(digest)
+        text = token.decode("latin-1")
+        now = time.time()
+        for path, (line, key, rights) in authorized_keys(account, self._config):
+            try:
+                verify_token(text, key, request.user, self._conversation_id, now)
+            except TokenRefused as refused:
+                log.debug(f"{path}:{line}: {refused}", log.DEBUG2)
+                continue
+            reason = self._key_refusal(key, rights, now)
+            if reason is None:
+                log.verbose(
+                    f"Accepted key {key.kind.name} {self._fingerprint(key)} found at {path}:{line}"
+                )
+                return Evidence("publickey", True, key, rights)
+            log.info(f"Authentication tried for {account.name} with correct key but {reason}")
+        return nothing
+
+    def _key_refusal(self, key: PublicKey, rights: KeyRights, now: float) -> str | None:
+        """What speaks against a key although it has signed; None for nothing."""
+        if not self._config.accepts_key(key.algorithm):
+            return f"key type {key.algorithm} not in PubkeyAcceptedAlgorithms"
+        if _rsa_bits(key) < max(MIN_RSA_BITS, self._config.required_rsa_size):
+            return "the RSA key is too short"
+        address = self._connection.peer_address
+        if rights.from_patterns is not None and not host_matches(address, rights.from_patterns):
+            return (
+                f"not from a permitted host (host={address}, ip={address}, "
+                f"required={rights.from_patterns})."
+            )
+        return "the key has expired." if rights.is_expired(now) else None
+
+    def _weigh_password(self, account: Account, credentials: bytes) -> Evidence:
+        try:
+            user, colon, password = base64.b64decode(credentials, validate=True).partition(b":")
+        except (binascii.Error, ValueError):
+            return Evidence("password", False)
+        # Else somebody could get in as one with the password of another.
+        same_user = bool(colon) and user == encode_text(self.user or "")
+        offered = self._config.password_authentication and is_root()
+        empty = not password and not self._config.permit_empty_passwords
+        if not (same_user and offered) or empty:
+            return Evidence("password", False)
+        return Evidence("password", self._is_password(account, password))
+
+    def _is_password(self, account: Account, password: bytes) -> bool:
+        hopeless = not self.is_valid or (
+            account.uid == 0 and self._config.permit_root_login != "yes"
+        )
+        if hopeless:
+            # The steps must be gone through all the same, but must not tell whether it was right.
+            password = (b"\b\x7fnot the password" * (len(password) // 18 + 1))[: len(password)]
+        if self.pam is not None:
+            self.pam.tell_authentication(None)
+            allow_empty = self._config.permit_empty_passwords
+            is_right = self.pam.authenticate(password, allow_empty=allow_empty)
+        else:
+            record = None if hopeless else shadow.find_record(account.name)
+            is_right = shadow.check_password(record, password)
+        return is_right and not hopeless
+
+    def _root_may(self, account: Account, evidence: Evidence) -> bool:
+        """PermitRootLogin, once the method is known."""
+        if account.uid != 0:
+            return True
+        permission = self._config.permit_root_login
+        by_key = evidence.method == "publickey"
+        if permission == "yes" or (permission == "prohibit-password" and by_key):
+            return True
+        is_forced = evidence.key_rights is not None and evidence.key_rights.command is not None
+        if permission == "forced-commands-only" and is_forced:
+            log.info("Root login accepted for forced command.")
+            return True
+        log.info(f"ROOT LOGIN REFUSED FROM {self._source}")
+        return False
+
+    # ------------------------------------------------------------------ what follows
+
+    def _accept(self, account: Account, evidence: Evidence) -> tuple[int, str]:
+        """The account has the last word, whatever the method was."""
+        authentication = evidence.method
+        if evidence.key is not None:
+            authentication += f" {evidence.key.algorithm} {evidence.key.base64}"
+        messages = ""
+        if self.pam is not None:
+            self.pam.tell_authentication(authentication)
+            is_open = self.pam.check_account()
+            self._must_change_password = self.pam.must_change_password
+            messages = self.pam.take_messages()
+            if not is_open:
+                user = account.name
+                log.fatal(f"Access denied for user {user} by PAM account configuration [preauth]")
+                self.failures += 1
+                return CLOSED, messages
+        self._log_try("Accepted", evidence)
+        self.login = LoginRights(
+            account,
+            self._connection,
+            self._config,
+            evidence.key_rights,
+            authentication,
+            self._must_change_password,
+        )
+        return ACCEPTED, messages
+
+    def _fail(self, evidence: Evidence) -> int:
+        """Count it; the first request without credentials is free, as ssh's "none" is."""
+        if evidence.method == "none" and not self._had_none:
+            self._had_none = self._is_free_try = True
+            return REFUSED
+        self.failures += 1
+        self._log_try("Failed", evidence)
+        if evidence.method == "password" and is_root():
+            address = self._connection.peer_address
+            for complaint in record_failure(RecordFiles(), self.user or "", address, time.time()):
+                log.error(complaint)
+        if self.failures < self._config.max_auth_tries:
+            return REFUSED
+        log.error(
+            f"maximum authentication attempts exceeded for {self._whom} from {self._source} ssh2 "
+            "[preauth]"
+        )
+        log.info(
+            f"Disconnecting {self.description} {self._source}: Too many authentication failures "
+            "[preauth]"
+        )
+        return CLOSED
+
+    def _log_try(self, verdict: str, evidence: Evidence) -> None:
+        """fail2ban and others depend on this line's form."""
+        noteworthy = (
+            verdict == "Accepted"
+            or not self.is_valid
+            or self.failures >= self._config.max_auth_tries // 2
+            or evidence.method == "password"
+        )
+        line = f"{verdict} {evidence.method} for {self._whom} from {self._source} ssh2"
+        if evidence.key is not None:
+            line += f": {evidence.key.kind.name} {self._fingerprint(evidence.key)}"
+        log.write(log.INFO if noteworthy else log.VERBOSE, line)
+
+    def _take_banner(self) -> str:
+        """The Banner file goes before the first answer."""
+        if self._banner_shown or self._config.banner is None:
+            return ""
+        self._banner_shown = True
+        try:
+            with open(self._config.banner, "rb") as file:
+                return file.read(MAX_BANNER).decode("utf-8", "surrogateescape")
+        except OSError:
+            return ""  # as sshd, which says nothing
+
+    # ------------------------------------------------------------------ words for the log
+
+    @property
+    def _source(self) -> str:
+        return f"{self._connection.peer_address} port {self._connection.peer_port}"
+
+    @property
+    def _whom(self) -> str:
+        return f"{'' if self.is_valid else 'invalid user '}{self.user}"
+
+    @property
+    def description(self) -> str:
+        """Who is at the other end before login, as sshd says it."""
+        if self.user is None:
+            return ""
+        return f"{'authenticating' if self.is_valid else 'invalid'} user {self.user}"
+
+    def _fingerprint(self, key: PublicKey) -> str:
+        return key.fingerprint(self._config.fingerprint_hash.lower())
+
+
+def _rsa_bits(key: PublicKey) -> int:
+    """Unlimited for keys of other kinds."""
+    if key.algorithm != "ssh-rsa":
+        return 1 << 30
+    bits = getattr(key.key_object(), "key_size", 0)
+    return int(bits)
+
+
+def _failure_time(user: str) -> float:
+    """At least 5 ms, and up to 9: differing by user, so that the floor itself tells nothing."""
+    digest = hmac.digest(_TIMING_SECRET, encode_text(user), "sha256")
+    return MIN_FAILURE_TIME + int.from_bytes(digest[:4], "big") / 1e12
+
+
+def _wait_until(started: float, seconds: float) -> None:
+    """Sleep until a multiple of the floor has passed that the work did not reach."""
+    elapsed = time.monotonic() - started
+    while seconds < elapsed:
+        seconds *= 2
+    time.sleep(seconds - elapsed)

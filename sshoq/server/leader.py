@@ -1,0 +1,514 @@
+"""Process: session leader [the user], one per conversation.
+
+Starts programs and opens ptys for its user, and hands their descriptors to the network process; the
+data passes it by. It was root's child and knows from there what the login may do; what the network
+process says is only what the client asks for. It ends when either of the two others does, and hangs
+up what then still runs.
+"""
+
+import contextlib
+import functools
+import os
+import select
+import signal
+import socket
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from sshoq.server import log
+from sshoq.server.environment import (
+    EnvironmentSources,
+    accept_client_variables,
+    build_environment,
+    parse_login_defaults,
+    split_variable,
+)
+from sshoq.server.privsep import (
+    FROM_LEADER,
+    LEADER_TO_MONITOR,
+    MONITOR_TO_LEADER,
+    TO_LEADER,
+    AllocatePty,
+    CloseSession,
+    PrivsepError,
+    PrivsepSocket,
+    ProgramExited,
+    ProgramGone,
+    ProgramRunning,
+    ProgramStarted,
+    PtyAllocated,
+    Recorded,
+    RecordLogin,
+    RecordLogout,
+    SessionRefused,
+    SignalProgram,
+    StartProgram,
+    close_all,
+)
+from sshoq.server.program import Program, find_sftp_server, read_user_environment, run_program
+from sshoq.server.pty import Pty, PtyError, PtySource, WindowSize, set_modes, set_window_size
+from sshoq.server.rights import INTERNAL_SFTP, LoginRights
+from sshoq.wire import Message, decode_text, encode_text
+
+LOGIN_DEFAULTS = "/etc/default/login"
+
+# RFC 4254 6.10: the signals that may be asked for.
+SIGNALS = {
+    name: getattr(signal, f"SIG{name}")
+    for name in (
+        "ABRT", "ALRM", "FPE", "HUP", "ILL", "INT", "KILL", "PIPE", "QUIT", "SEGV", "TERM",
+        "USR1", "USR2",
+    )
+}  # fmt: skip
+
+
+class Session:
+    """A session channel, from its first request until the channel is closed."""
+
+    __slots__ = ("is_forced", "is_subsystem", "number", "pid", "pty", "term")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.pty: Pty | None = None
+        self.term: str | None = None
+        self.pid: int | None = None
+        self.is_forced = False
+        self.is_subsystem = False
+
+
+class Refusal(Exception):
+    """The request cannot be granted; the session may go on."""
+
+
+class Request(NamedTuple):
+    """What is to be run, after everything that can force it to be something else."""
+
+    command: str | None
+    original: str | None
+    is_forced: bool
+    is_subsystem: bool
+    only_sftp: bool
+
+
+class Leader:
+    """The sessions of one login."""
+
+    def __init__(
+        self, network: PrivsepSocket, monitor: PrivsepSocket, rights: LoginRights, ptys: PtySource
+    ) -> None:
+        self._network = network
+        self._monitor = monitor
+        self._rights = rights
+        self._ptys = ptys
+        self._sessions: dict[int, Session] = {}
+        self._programs: dict[int, Session] = {}
+        self._login_file: str | None = None
+
+    # ------------------------------------------------------------------ the loop
+
+    def serve(self) -> None:
+        """Until the network process or the monitor is gone."""
+        wakeup = self._watch_children()
+        poll = select.poll()
+        for end in (self._network, self._monitor):
+            poll.register(end, select.POLLIN)
+        poll.register(wakeup, select.POLLIN)
+        while True:
+            ready = {fd for fd, _ in poll.poll()}
+            if wakeup in ready:
+                _drain(wakeup)
+                self._reap()
+            if self._monitor.fileno() in ready:
+                return  # it speaks only when it is asked: it is gone
+            if self._network.fileno() in ready:
+                self._answer()
+
+    def _watch_children(self) -> int:
+        reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.signal(signal.SIGCHLD, _noted)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        return reader
+
+    def _answer(self) -> None:
+        message, descriptors = self._network.receive()
+        close_all(descriptors)
+        rule = RULES[type(message)]
+        try:
+            rule(self, message)
+        except Refusal as refusal:
+            session = getattr(message, "session", 0)
+            self._network.send(SessionRefused(session, str(refusal)))
+
+    def end(self) -> None:
+        """Hang up what still runs; nobody is left to read it."""
+        for session in list(self._sessions.values()):
+            self._close(session)
+        if self._login_file is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(self._login_file)
+
+    # ------------------------------------------------------------------ requests
+
+    def allocate_pty(self, request: AllocatePty) -> None:
+        session = self._session(request.session)
+        if session.pty is not None or session.pid is not None:
+            raise PrivsepError("a second pty")
+        if not self._rights.allows_pty:
+            raise Refusal("Allocating a pty not permitted for this connection.")
+        try:
+            pty = self._ptys.open()
+        except PtyError as error:
+            log.error(str(error))
+            raise Refusal(str(error)) from None
+        session.pty, session.term = pty, request.term
+        set_window_size(
+            pty.slave, WindowSize(request.columns, request.rows, request.width, request.height)
+        )
+        set_modes(pty.slave, request.modes)
+        self._network.send(PtyAllocated(session.number), [pty.master])
+        os.close(pty.master)
+
+    def start_program(self, request: StartProgram) -> None:
+        session = self._session(request.session)
+        if session.pid is not None:
+            raise PrivsepError("a second program")
+        asked = self._decide(request)
+        session.is_forced, session.is_subsystem = asked.is_forced, asked.is_subsystem
+        self._log_start(session, asked)
+        environment = self._environment(session, request, asked)
+        try:
+            if session.pty is not None:
+                self._start_on_terminal(session, session.pty, asked, environment)
+            else:
+                self._start_on_pipes(session, asked, environment)
+        except OSError as error:  # a limit of the user's
+            log.error(f"cannot start a program: {error}")
+            raise Refusal(f"cannot start a program: {error.strerror}") from None
+
+    def signal_program(self, request: SignalProgram) -> None:
+        session = self._sessions.get(request.session)
+        if session is None or session.pid is None:
+            return
+        number = SIGNALS.get(request.name)
+        if number is None:
+            log.debug(f"unsupported signal {request.name}")
+        elif session.is_forced or session.is_subsystem:
+            kind = "forced-command" if session.is_forced else "subsystem"
+            log.error(f"refusing to send signal {request.name} to {kind} session")
+        else:
+            _signal_group(session.pid, number)
+
+    def close_session(self, request: CloseSession) -> None:
+        session = self._sessions.get(request.session)
+        if session is not None:
+            self._close(session)
+
+    def _session(self, number: int) -> Session:
+        """The session, perhaps a new one; no more than MaxSessions of them."""
+        if number not in self._sessions:
+            if len(self._sessions) >= self._rights.config.max_sessions:
+                log.debug("no more sessions")
+                raise Refusal("too many sessions")
+            self._sessions[number] = Session(number)
+        return self._sessions[number]
+
+    def _close(self, session: Session) -> None:
+        del self._sessions[session.number]
+        if session.pty is not None and session.pid is None:
+            os.close(session.pty.slave)
+        if session.pid in self._programs:
+            _signal_group(session.pid, signal.SIGHUP)
+            # A program that is stopped could not act on it.
+            _signal_group(session.pid, signal.SIGCONT)
+
+    # ------------------------------------------------------------------ what runs
+
+    def _decide(self, request: StartProgram) -> Request:
+        """ForceCommand goes before the key's command=, and that before what was asked for."""
+        command = self._command_asked(request)
+        forced = self._rights.forced_command
+        is_subsystem = request.kind == StartProgram.SUBSYSTEM
+        if forced is None:
+            is_sftp = is_subsystem and _is_internal_sftp(command)
+            chosen = find_sftp_server(command or "") if is_sftp else command
+            return Request(chosen, None, False, is_subsystem, False)
+        if not _is_internal_sftp(forced):
+            return Request(forced, command, True, is_subsystem, False)
+        return Request(find_sftp_server(forced), command, True, True, not is_subsystem)
+
+    def _command_asked(self, request: StartProgram) -> str | None:
+        if request.kind == StartProgram.SHELL:
+            return None
+        name = decode_text(request.command)
+        if "\0" in name:
+            raise Refusal("a command with a zero byte")
+        if request.kind == StartProgram.EXEC:
+            return name
+        if request.kind != StartProgram.SUBSYSTEM:
+            raise PrivsepError("a program of no kind")
+        found = self._rights.config.subsystem.get(name)
+        if found is None or (name == "sftp" and self._rights.config.disable_sftp):
+            log.info(
+                f"subsystem request for {name} by user {self._rights.account.name} failed, "
+                "subsystem not found"
+            )
+            raise Refusal("subsystem not found")
+        return found
+
+    def _environment(
+        self, session: Session, request: StartProgram, asked: Request
+    ) -> dict[bytes, bytes]:
+        rights = self._rights
+        config = rights.config
+        environment = build_environment(
+            EnvironmentSources(
+                rights.account,
+                rights.connection,
+                client=accept_client_variables(request.environment, config.accept_env),
+                path=_configured_path(rights.account.uid),
+                mail=not config.use_pam,
+                time_zone=os.environ.get("TZ"),
+                terminal=session.term if session.pty is not None else None,
+                key=self._key_environment(),
+                file=self._file_environment(),
+                pam=tuple(filter(None, map(split_variable, rights.pam_environment))),
+                configured=tuple(
+                    filter(None, (split_variable(encode_text(text)) for text in config.set_env))
+                ),
+                tty=session.pty.name if session.pty is not None else None,
+                original_command=None if asked.original is None else encode_text(asked.original),
+            )
+        )
+        if config.expose_auth_info and (path := self._expose_login()) is not None:
+            environment[b"SSH_USER_AUTH"] = os.fsencode(path)
+        return environment
+
+    def _key_environment(self) -> tuple[tuple[bytes, bytes], ...]:
+        key = self._rights.key
+        if key is None:
+            return ()
+        return tuple(
+            (encode_text(name), encode_text(value))
+            for name, value in key.environment.items()
+            if self._rights.config.accepts_user_environment(name)
+        )
+
+    def _file_environment(self) -> tuple[tuple[bytes, bytes], ...]:
+        if not self._rights.config.permit_user_environment:
+            return ()
+        variables, bad = read_user_environment(self._rights.account)
+        for number in bad:
+            log.info(f"Bad line {number} in {self._rights.account.home}/.ssh/environment")
+        accepts = self._rights.config.accepts_user_environment
+        return tuple(one for one in variables if accepts(decode_text(one[0])))
+
+    def _expose_login(self) -> str | None:
+        """SSH_USER_AUTH: a file that says how the user got in; made for the first program."""
+        if self._login_file is None:
+            try:
+                self._login_file = _write_login_file(f"{self._rights.authentication}\n")
+            except OSError as error:
+                log.error(f"cannot make the file for SSH_USER_AUTH: {error}")
+        return self._login_file
+
+    def _log_start(self, session: Session, asked: Request) -> None:
+        what = "shell" if asked.command is None else "command"
+        if asked.is_subsystem:
+            what = f"subsystem '{asked.command}'"
+        if asked.is_forced:
+            source = "(config)" if self._rights.config.force_command else "(key-option)"
+            what = f"forced-command {source} '{asked.command}'"
+        where = f" on {session.pty.name.removeprefix('/dev/')}" if session.pty else ""
+        peer = self._rights.connection
+        log.verbose(
+            f"Starting session: {what}{where} for {self._rights.account.name} from "
+            f"{peer.peer_address} port {peer.peer_port} id {session.number}"
+        )
+
+    # ------------------------------------------------------------------ starting it
+
+    def _start_on_pipes(
+        self, session: Session, asked: Request, environment: dict[bytes, bytes]
+    ) -> None:
+        pipes = [os.pipe2(os.O_CLOEXEC) for _ in range(3)]
+        (stdin, to_stdin), (from_stdout, stdout), (from_stderr, stderr) = pipes
+        try:
+            self._fork(session, asked, environment, (stdin, stdout, stderr), None)
+            self._network.send(
+                ProgramStarted(session.number), [to_stdin, from_stdout, from_stderr]
+            )
+        finally:
+            close_all([end for pipe in pipes for end in pipe])
+
+    def _start_on_terminal(
+        self, session: Session, pty: Pty, asked: Request, environment: dict[bytes, bytes]
+    ) -> None:
+        """The login is put on record by the monitor, which the program waits for: it greets the
+        user with the login before this one."""
+        gate = os.pipe2(os.O_CLOEXEC)
+        try:
+            pid = self._fork(session, asked, environment, (pty.slave,) * 3, gate)
+            self._network.send(ProgramStarted(session.number))
+            os.write(gate[1], self._record(session, pid, pty))
+            os.close(pty.slave)  # so that the master sees when the last program is gone
+        finally:
+            close_all(gate)
+
+    def _record(self, session: Session, pid: int, pty: Pty) -> bytes:
+        self._monitor.send(RecordLogin(session.number, pid), [pty.slave])
+        answer, descriptors = self._monitor.receive()
+        close_all(descriptors)
+        return encode_text(answer.last_login) if isinstance(answer, Recorded) else b""
+
+    def _fork(
+        self,
+        session: Session,
+        asked: Request,
+        environment: dict[bytes, bytes],
+        standard: tuple[int, int, int],
+        gate: tuple[int, int] | None,
+    ) -> int:
+        program = self._program(session, asked, environment, standard, gate)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                run_program(program)
+            finally:
+                os._exit(1)
+        session.pid = pid
+        self._programs[pid] = session
+        self._monitor.send(ProgramRunning(pid))
+        return pid
+
+    def _program(
+        self,
+        session: Session,
+        asked: Request,
+        environment: dict[bytes, bytes],
+        standard: tuple[int, int, int],
+        gate: tuple[int, int] | None,
+    ) -> Program:
+        rights = self._rights
+        return Program(
+            account=rights.account,
+            command=None if asked.command is None else encode_text(asked.command),
+            environment=environment,
+            is_subsystem=asked.is_subsystem,
+            only_sftp=asked.only_sftp,
+            must_change_password=rights.must_change_password,
+            check_nologin=not rights.config.use_pam,
+            in_chroot=rights.config.chroot_directory is not None,
+            allows_user_rc=rights.allows_user_rc,
+            messages=encode_text(rights.messages),
+            shows_motd=rights.config.print_motd,
+            standard=standard,
+            has_terminal=session.pty is not None,
+            gate=gate,
+        )
+
+    # ------------------------------------------------------------------ how it ends
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            session = self._programs.pop(pid, None)
+            if session is not None:
+                self._report_exit(session, pid, status)
+
+    def _report_exit(self, session: Session, pid: int, status: int) -> None:
+        self._monitor.send(ProgramGone(pid))
+        if session.pty is not None:
+            self._monitor.send(RecordLogout(session.number))
+        if self._sessions.get(session.number) is not session:
+            return  # its channel is closed: nobody asks any more
+        if os.WIFSIGNALED(status):
+            name = _signal_name(os.WTERMSIG(status))
+            exited = ProgramExited(session.number, 0, name, os.WCOREDUMP(status))
+        else:
+            exited = ProgramExited(session.number, os.WEXITSTATUS(status), "", False)
+        self._network.send(exited)
+
+
+# Any, because each rule takes the message it stands beside.
+RULES: dict[type[Message], Callable[[Leader, Any], None]] = {
+    AllocatePty: Leader.allocate_pty,
+    StartProgram: Leader.start_program,
+    SignalProgram: Leader.signal_program,
+    CloseSession: Leader.close_session,
+}
+
+
+def run_leader(
+    to_network: socket.socket, to_monitor: socket.socket, rights: LoginRights, ptys: PtySource
+) -> int:
+    """The leader's life, as the user already. Returns its exit status."""
+    network = PrivsepSocket(to_network, FROM_LEADER, TO_LEADER)
+    monitor = PrivsepSocket(to_monitor, LEADER_TO_MONITOR, MONITOR_TO_LEADER)
+    leader = Leader(network, monitor, rights, ptys)
+    try:
+        leader.serve()
+    except PrivsepError as error:
+        log.debug(f"session leader: {error}")
+    finally:
+        with contextlib.suppress(PrivsepError):
+            leader.end()
+    return 0
+
+
+# --------------------------------------------------------------------------- small things
+
+
+def _noted(number: int, frame: object) -> None:
+    """SIGCHLD needs a handler, or the wakeup descriptor stays silent."""
+
+
+def _drain(descriptor: int) -> None:
+    with contextlib.suppress(BlockingIOError):
+        while os.read(descriptor, 4096):
+            pass
+
+
+def _signal_group(pid: int, number: int) -> None:
+    """The program's group; itself while it has not made its group yet. It is ours until reaped."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        try:
+            os.killpg(pid, number)
+        except ProcessLookupError:
+            os.kill(pid, number)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name.removeprefix("SIG")
+    except ValueError:
+        return f"RT{number}"
+
+
+def _is_internal_sftp(command: str | None) -> bool:
+    return command is not None and command.split(None, 1)[:1] == [INTERNAL_SFTP]
+
+
+@functools.cache
+def _configured_path(uid: int) -> str | None:
+    try:
+        with open(LOGIN_DEFAULTS, encoding="utf-8", errors="surrogateescape") as file:
+            settings = parse_login_defaults(file.read())
+    except OSError:
+        return None
+    return settings.get("SUPATH" if uid == 0 else "PATH")
+
+
+def _write_login_file(text: str) -> str:
+    path = f"/tmp/sshauth.{os.urandom(12).hex()}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o600)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
+    return path

@@ -1,0 +1,619 @@
+"""Process: monitor [root], one per QUIC connection.
+
+Answers the short table of what the network process and the session leader may ask, and decides all
+of it itself. It holds the TLS key and the PAM handle, is the ancestor of everything that the user
+runs, and undoes everything at the end. Plain blocking Python; it parses nothing but our own
+messages.
+"""
+
+import contextlib
+import grp
+import os
+import random
+import select
+import signal
+import socket
+import stat
+import time
+from collections.abc import Callable
+from enum import Enum
+from typing import NamedTuple
+
+from sshoq.server import libc, log
+from sshoq.server.account import Account
+from sshoq.server.authentication import Authenticator
+from sshoq.server.config import ServerConfig
+from sshoq.server.connection import ConnectionFacts
+from sshoq.server.identity import Identity
+from sshoq.server.leader import run_leader
+from sshoq.server.login import LoginError, become_user, is_root, reset_signals
+from sshoq.server.pam import PamError
+from sshoq.server.privsep import (
+    FROM_MONITOR,
+    LEADER_TO_MONITOR,
+    MONITOR_TO_LEADER,
+    MONITOR_TO_MAIN,
+    NOTHING,
+    TO_MONITOR,
+    Authenticate,
+    AuthenticationResult,
+    HandshakeSigned,
+    LoginFailed,
+    LoginOpened,
+    LoginSucceeded,
+    LogLine,
+    PeerGone,
+    Penalty,
+    PrivsepError,
+    PrivsepSocket,
+    ProgramGone,
+    ProgramRunning,
+    Recorded,
+    RecordLogin,
+    RecordLogout,
+    SignHandshake,
+    Welcome,
+    close_all,
+    make_pair,
+)
+from sshoq.server.pty import PtySource
+from sshoq.server.records import (
+    LoginRecord,
+    RecordFiles,
+    read_last_login,
+    record_login,
+    record_logout,
+)
+from sshoq.server.rights import LoginRights
+from sshoq.server.user_keys import expand_tokens
+from sshoq.wire import Message
+
+SIGNED_CONTEXT = b" " * 64 + b"TLS 1.3, server CertificateVerify" + b"\0"
+HASH_LENGTHS = (32, 48)
+MAX_SIGNATURES = 2
+"""One handshake needs one; a second one is spared for a retry."""
+
+GRACE_JITTER = 4.0
+"""Seconds by which LoginGraceTime may be longer, so that connections made together do not end
+together."""
+
+STUCK = 10
+"""Seconds after which the kernel ends a monitor that a PAM module holds beyond the grace time."""
+
+CLOSING_TIME = 5.0
+"""Seconds the network process has for closing after it was told that there are no more tries."""
+
+LEADER_TIME = 3.0
+"""Seconds the session leader has for ending after its sockets are closed."""
+
+MAX_LOG_LINES = 1000
+TTY_GROUP = "tty"
+MAX_PROGRAMS = 1024
+MAX_TERMINALS = 1024
+
+
+class Phase(Enum):
+    BEFORE_LOGIN = "before login"
+    CLOSING = "no more tries"
+    AFTER_LOGIN = "after login"
+
+
+class Rule(NamedTuple):
+    """What answers a message, in which phases it may come, and how often."""
+
+    answer: Callable[..., None]
+    phases: tuple[Phase, ...]
+    most: int | None = None
+
+
+class Over(Exception):
+    """The connection is over: an ordinary end."""
+
+
+class Monitor:
+    """One connection, from its first packet to the last trace of its login."""
+
+    def __init__(
+        self,
+        network: PrivsepSocket,
+        main: PrivsepSocket,
+        config: ServerConfig,
+        identity: Identity,
+        connection: ConnectionFacts,
+    ) -> None:
+        self._network = network
+        self._main: PrivsepSocket | None = main
+        self._config = config
+        self._identity = identity
+        self._connection = connection
+        self._authenticator = Authenticator(config, connection)
+        self._phase = Phase.BEFORE_LOGIN
+        self._counts: dict[type[Message], int] = {}
+        self._deadline: float | None = None
+        self._grace_over = False
+        self._leader: PrivsepSocket | None = None
+        self._leader_pid = 0
+        self._leader_status: int | None = None
+        self._programs: set[int] = set()
+        self._terminals: dict[int, LoginRecord] = {}
+        self._files = RecordFiles()
+        self._poll = select.poll()
+
+    # ------------------------------------------------------------------ the loop
+
+    def run(self) -> None:
+        """Until the network process or the leader is gone, or breaks the rules."""
+        self._start_grace()
+        wakeup = _watch_signals()
+        self._poll.register(self._network, select.POLLIN)
+        self._poll.register(wakeup, select.POLLIN)
+        if self._main is not None:
+            self._poll.register(self._main, 0)  # it only ever hangs up, which is no reason to end
+        self._network.send(self._welcome())
+        while True:
+            for fd, _ in self._poll.poll(self._milliseconds_left()):
+                self._serve(fd, wakeup)
+            self._check_deadline()
+
+    def _serve(self, fd: int, wakeup: int) -> None:
+        if fd == wakeup:
+            self._take_signals(wakeup)
+        elif fd == self._network.fileno():
+            self._answer(self._network, NETWORK_RULES)
+        elif self._leader is not None and fd == self._leader.fileno():
+            self._answer(self._leader, LEADER_RULES)
+        elif self._main is not None and fd == self._main.fileno():
+            self._lose_main()
+
+    def _answer(self, end: PrivsepSocket, rules: dict[type[Message], Rule]) -> None:
+        message, descriptors = end.receive()
+        try:
+            rule = rules[type(message)]
+            count = self._counts.get(type(message), 0) + 1
+            self._counts[type(message)] = count
+            if self._phase not in rule.phases or (rule.most is not None and count > rule.most):
+                raise PrivsepError(f"{type(message).__name__} is not permitted {self._phase.value}")
+            rule.answer(self, message, descriptors)
+        finally:
+            close_all(descriptors)
+
+    def _take_signals(self, wakeup: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            if signal.SIGTERM in os.read(wakeup, 4096):
+                raise Over
+        self._reap()
+        if self._leader_status is not None:
+            raise Over
+
+    def _lose_main(self) -> None:
+        """Main has ended or starts anew; a running connection is no concern of its."""
+        if self._main is not None:
+            self._poll.unregister(self._main)
+            self._main.close()
+            self._main = None
+
+    def _tell_main(self, message: Message) -> None:
+        if self._main is None:
+            return
+        try:
+            self._main.send(message)
+        except (PrivsepError, BlockingIOError):
+            self._lose_main()
+
+    # ------------------------------------------------------------------ time
+
+    def _start_grace(self) -> None:
+        grace = self._config.login_grace_time
+        if not grace:
+            return
+        self._deadline = time.monotonic() + grace + random.uniform(0, GRACE_JITTER)
+        # A PAM module may hang in the middle of an answer; this ends even that.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(int(grace + GRACE_JITTER) + STUCK)
+
+    def _milliseconds_left(self) -> float | None:
+        if self._deadline is None:
+            return None
+        return max(0.0, self._deadline - time.monotonic()) * 1000 + 1
+
+    def _check_deadline(self) -> None:
+        if self._deadline is None or time.monotonic() < self._deadline:
+            return
+        if self._phase is Phase.BEFORE_LOGIN:
+            self._grace_over = True
+            where = self._connection
+            log.info(
+                f"Timeout before authentication for connection from {where.peer_address} to "
+                f"{where.local_address}, pid = {os.getpid()}"
+            )
+        raise Over
+
+    # ------------------------------------------------------------------ before login
+
+    def _welcome(self) -> Welcome:
+        config, where = self._config, self._connection
+        return Welcome(
+            url_path=config.url_path,
+            certificates=self._identity.certificates,
+            peer_address=where.peer_address,
+            local_address=where.local_address,
+            peer_port=where.peer_port,
+            local_port=where.local_port,
+            login_grace_time=config.login_grace_time,
+            client_alive_interval=config.client_alive_interval,
+            client_alive_count_max=config.client_alive_count_max,
+            verbosity=max(0, log.level() - log.INFO + 1),
+        )
+
+    def sign_handshake(self, request: SignHandshake, _: list[int]) -> None:
+        """Nothing but the very content of a server's CertificateVerify: else whoever has the
+        network process could have anything signed with the host's key."""
+        content = request.content
+        length = len(content) - len(SIGNED_CONTEXT)
+        if not content.startswith(SIGNED_CONTEXT) or length not in HASH_LENGTHS:
+            raise PrivsepError("asked to sign what is no handshake")
+        try:
+            signature = self._identity.sign(request.scheme, content)
+        except ValueError as error:
+            raise PrivsepError(str(error)) from None
+        self._network.send(HandshakeSigned(signature))
+
+    def authenticate(self, request: Authenticate, _: list[int]) -> None:
+        try:
+            result = self._authenticator.attempt(request)
+        except PamError as error:
+            log.fatal(f"PAM: {error}")
+            raise Over from None
+        if result.outcome == AuthenticationResult.ACCEPTED:
+            self._phase = Phase.AFTER_LOGIN
+            self._deadline = None
+            signal.alarm(0)
+            self._network.send(result)
+            self._tell_main(LoginSucceeded())
+            self._open_login()
+            return
+        if result.outcome == AuthenticationResult.CLOSED:
+            self._phase = Phase.CLOSING
+            self._deadline = time.monotonic() + CLOSING_TIME
+        self._network.send(result)
+
+    def pass_log_line(self, line: LogLine, _: list[int]) -> None:
+        """The log makes it harmless; here it is said whose word it is, and that it ends."""
+        suffix = "" if self._phase is Phase.AFTER_LOGIN else " [preauth]"
+        level = min(max(line.level, 1) + log.INFO - 1, log.DEBUG3)
+        log.write(level, line.text + suffix)
+
+    # ------------------------------------------------------------------ the login
+
+    def _open_login(self) -> None:
+        rights = self._authenticator.login
+        assert rights is not None
+        try:
+            rights = self._open_session(rights)
+        except PamError as error:
+            log.error(f"PAM: {error}")
+            self._network.send(LoginFailed("PAM session not opened"))
+            return
+        config = rights.config
+        theirs = self._start_leader(rights)
+        try:
+            self._network.send(
+                LoginOpened(
+                    max(0, config.max_sessions),
+                    config.client_alive_interval,
+                    config.client_alive_count_max,
+                ),
+                [theirs.fileno()],
+            )
+        finally:
+            theirs.close()
+
+    def _open_session(self, rights: LoginRights) -> LoginRights:
+        """In this process, since modules mark the one that calls them, and its children."""
+        pam = self._authenticator.pam
+        if pam is None:
+            return rights
+        pam.set_credentials()
+        pam.open_session()
+        return rights._replace(pam_environment=pam.environment(), messages=pam.take_messages())
+
+    def _start_leader(self, rights: LoginRights) -> socket.socket:
+        """Fork the leader; returns the network process's end of the socket to it."""
+        network_end, leader_end = make_pair()
+        ours, leaders = make_pair()
+        pid = os.fork()
+        if pid == 0:
+            status = 255
+            try:
+                network_end.close()
+                ours.close()
+                status = self._become_leader(leader_end, leaders, rights)
+            finally:
+                os._exit(status)
+        leader_end.close()
+        leaders.close()
+        self._leader_pid = pid
+        self._leader = PrivsepSocket(ours, MONITOR_TO_LEADER, LEADER_TO_MONITOR)
+        self._poll.register(self._leader, select.POLLIN)
+        return network_end
+
+    def _become_leader(
+        self, to_network: socket.socket, to_monitor: socket.socket, rights: LoginRights
+    ) -> int:
+        """The child: give up root and all that was the monitor's, the key first."""
+        reset_signals()
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        libc.set_process_name("sshoq-leader")
+        libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 0)
+        del self._identity.key
+        self._network.close()
+        if self._main is not None:
+            self._main.close()
+        account = rights.account
+        pam = self._authenticator.pam
+        try:
+            ptys = PtySource()
+            become_user(account, pam.set_credentials if pam else None, chroot_of(rights))
+        except (LoginError, PamError, OSError) as error:
+            log.fatal(str(error))
+            return 255
+        libc.prctl(libc.PR_SET_DUMPABLE, 0)
+        return run_leader(to_network, to_monitor, rights, ptys)
+
+    # ------------------------------------------------------------------ what the leader asks
+
+    def record_login(self, request: RecordLogin, descriptors: list[int]) -> None:
+        """The terminal is known by its descriptor alone; a name could lead anywhere."""
+        rights = self._authenticator.login
+        assert rights is not None
+        if len(descriptors) != 1 or len(self._terminals) >= MAX_TERMINALS:
+            raise PrivsepError("a login on no terminal, or on too many")
+        line = _terminal_line(descriptors[0], rights.account)
+        last_login = ""
+        if is_root():
+            _give_to_tty_group(descriptors[0], rights.account)
+            last_login = self._record(request, line, rights)
+        assert self._leader is not None
+        self._leader.send(Recorded(last_login))
+
+    def _record(self, request: RecordLogin, line: str, rights: LoginRights) -> str:
+        account = rights.account
+        last = read_last_login(self._files, account.uid) if rights.config.print_last_log else None
+        address = self._connection.peer_address
+        record = LoginRecord(account.name, account.uid, line, request.pid, address)
+        for complaint in record_login(self._files, record, time.time()):
+            log.error(complaint)
+        self._terminals[request.session] = record
+        return last.line() if last is not None else ""
+
+    def record_logout(self, request: RecordLogout, _: list[int]) -> None:
+        record = self._terminals.pop(request.session, None)
+        if record is not None:
+            for complaint in record_logout(self._files, record, time.time()):
+                log.error(complaint)
+
+    def note_program(self, request: ProgramRunning, _: list[int]) -> None:
+        if len(self._programs) >= MAX_PROGRAMS or request.pid <= 1:
+            raise PrivsepError("too many programs, or an impossible one")
+        self._programs.add(request.pid)
+
+    def forget_program(self, request: ProgramGone, _: list[int]) -> None:
+        self._programs.discard(request.pid)
+
+    # ------------------------------------------------------------------ the end
+
+    def finish(self) -> None:
+        """Leave nothing behind: no process, no record, no PAM session. Never stops half-way."""
+        signal.alarm(0)
+        for step in (
+            self._log_end,
+            self._end_leader,
+            self._hang_up_orphans,
+            self._log_out_all,
+            self._close_pam,
+            self._tell_penalty,
+        ):
+            try:
+                step()
+            except Exception as error:
+                log.error(f"while ending: {error!r}")
+
+    def _log_end(self) -> None:
+        where = f"{self._connection.peer_address} port {self._connection.peer_port}"
+        authenticator = self._authenticator
+        if authenticator.login is not None:
+            log.info(f"Disconnected from user {authenticator.login.account.name} {where}")
+        elif self._phase is Phase.BEFORE_LOGIN and not self._grace_over:
+            who = f"{authenticator.description} " if authenticator.user is not None else ""
+            log.info(f"Connection closed by {who}{where} [preauth]")
+
+    def _end_leader(self) -> None:
+        """Closing its sockets is all it needs to be told."""
+        self._network.close()
+        if self._leader is None:
+            return
+        self._leader.close()
+        deadline = time.monotonic() + LEADER_TIME
+        while self._leader_status is None and time.monotonic() < deadline:
+            self._reap()
+            if self._leader_status is None:
+                time.sleep(0.002)
+        if self._leader_status is None:
+            log.error("the session leader hangs")
+            os.kill(self._leader_pid, signal.SIGKILL)
+            _, self._leader_status = os.waitpid(self._leader_pid, 0)
+
+    def _hang_up_orphans(self) -> None:
+        """What a leader left that could not do it itself. Its programs are our children now (we are
+        the subreaper), so their numbers mean them and nobody else until we have waited for them."""
+        rights = self._authenticator.login
+        if self._leader_status in (None, 0) or rights is None:
+            return
+        own = [pid for pid in self._programs if _is_own_child(pid)]
+        if not own:
+            return
+        pid = os.fork()
+        if pid:
+            os.waitpid(pid, 0)
+            return
+        try:
+            # As the user: what has become another's since is not ours to signal.
+            become_user(rights.account, None, None)
+            for group in own:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(group, signal.SIGHUP)
+                    os.killpg(group, signal.SIGCONT)
+        finally:
+            os._exit(0)
+
+    def _log_out_all(self) -> None:
+        for record in self._terminals.values():
+            for complaint in record_logout(self._files, record, time.time()):
+                log.error(complaint)
+        self._terminals.clear()
+
+    def _close_pam(self) -> None:
+        if self._authenticator.pam is not None:
+            self._authenticator.pam.close()
+
+    def _tell_penalty(self) -> None:
+        kind = self._penalty()
+        if kind is not None:
+            self._tell_main(Penalty(kind))
+
+    def _penalty(self) -> str | None:
+        authenticator = self._authenticator
+        if authenticator.login is not None:
+            return None
+        if authenticator.is_refused:
+            return "refuseconnection"
+        if self._grace_over:
+            return "grace-exceeded"
+        if authenticator.user is not None and not authenticator.is_valid:
+            return "invaliduser"
+        return "authfail" if authenticator.failures else "noauth"
+
+    def _reap(self) -> None:
+        """The leader, and whatever else has come to be our child since its own parent ended."""
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    return
+                if pid == self._leader_pid:
+                    self._leader_status = status
+                else:
+                    self._programs.discard(pid)
+
+
+_ALWAYS = (Phase.BEFORE_LOGIN, Phase.CLOSING, Phase.AFTER_LOGIN)
+
+NETWORK_RULES: dict[type[Message], Rule] = {
+    SignHandshake: Rule(Monitor.sign_handshake, (Phase.BEFORE_LOGIN,), most=MAX_SIGNATURES),
+    Authenticate: Rule(Monitor.authenticate, (Phase.BEFORE_LOGIN,)),
+    LogLine: Rule(Monitor.pass_log_line, _ALWAYS, most=MAX_LOG_LINES),
+}
+
+LEADER_RULES: dict[type[Message], Rule] = {
+    RecordLogin: Rule(Monitor.record_login, (Phase.AFTER_LOGIN,)),
+    RecordLogout: Rule(Monitor.record_logout, (Phase.AFTER_LOGIN,)),
+    ProgramRunning: Rule(Monitor.note_program, (Phase.AFTER_LOGIN,)),
+    ProgramGone: Rule(Monitor.forget_program, (Phase.AFTER_LOGIN,)),
+}
+
+
+def run_monitor(
+    to_network: socket.socket,
+    to_main: socket.socket,
+    config: ServerConfig,
+    identity: Identity,
+    connection: ConnectionFacts,
+) -> int:
+    """The monitor's life, in a process of its own. Returns its exit status."""
+    _prepare_process()
+    to_main.setblocking(False)
+    monitor = Monitor(
+        PrivsepSocket(to_network, FROM_MONITOR, TO_MONITOR),
+        PrivsepSocket(to_main, MONITOR_TO_MAIN, NOTHING),
+        config,
+        identity,
+        connection,
+    )
+    where = connection
+    log.verbose(
+        f"Connection from {where.peer_address} port {where.peer_port} on {where.local_address} "
+        f"port {where.local_port}"
+    )
+    status = 0
+    try:
+        monitor.run()
+    except (Over, PeerGone):
+        pass
+    except PrivsepError as error:
+        log.error(f"{where.peer_address} port {where.peer_port}: {error}")
+        status = 1
+    finally:
+        monitor.finish()
+    return status
+
+
+def chroot_of(rights: LoginRights) -> str | None:
+    path = rights.config.chroot_directory
+    return None if path is None else expand_tokens(path, rights.account)
+
+
+def _prepare_process() -> None:
+    libc.set_process_name("sshoq-monitor")
+    libc.prctl(libc.PR_SET_DUMPABLE, 0)
+    # Programs whose leader was killed become our children, and so stay known.
+    libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)
+    if is_root():
+        libc.clear_inheritable_capabilities()
+    os.umask(os.umask(0o077) | 0o022)
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _watch_signals() -> int:
+    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    for number in (signal.SIGCHLD, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    return reader
+
+
+def _is_own_child(pid: int) -> bool:
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == 0
+    except ChildProcessError:
+        return False
+
+
+# --------------------------------------------------------------------------- terminals
+
+_UNIX98_SLAVES = range(136, 144)
+"""Major numbers of pty slaves."""
+
+
+def _terminal_line(descriptor: int, account: Account) -> str:
+    """The terminal's name without /dev/, after a look at what the descriptor really is."""
+    status = os.fstat(descriptor)
+    major = os.major(status.st_rdev)
+    if not stat.S_ISCHR(status.st_mode) or major not in _UNIX98_SLAVES:
+        raise PrivsepError("a login on what is no pty")
+    if status.st_uid != account.uid:
+        raise PrivsepError("a login on somebody else's terminal")
+    return f"pts/{(major - _UNIX98_SLAVES.start) * 256 + os.minor(status.st_rdev)}"
+
+
+def _give_to_tty_group(descriptor: int, account: Account) -> None:
+    """So that write and wall can write to it, and nobody can read it."""
+    try:
+        gid, mode = grp.getgrnam(TTY_GROUP).gr_gid, 0o620
+    except KeyError:
+        gid, mode = account.gid, 0o600
+    try:
+        os.fchown(descriptor, account.uid, gid)
+        os.fchmod(descriptor, mode)
+    except OSError as error:
+        log.error(f"cannot give the terminal to {account.name}: {error.strerror}")

@@ -1,0 +1,1 @@
+"""Tests that need root: real users, PAM, terminals and records."""

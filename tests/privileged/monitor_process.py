@@ -1,0 +1,29 @@
+"""A monitor in a process of its own, as main would fork it. Run by monitor_driver.py."""
+
+import os
+import socket
+import sys
+
+from sshoq.auth.private_keys import load_private_key
+from sshoq.server import log
+from sshoq.server.config import load
+from sshoq.server.connection import ConnectionFacts
+from sshoq.server.identity import Identity
+from sshoq.server.monitor import run_monitor
+
+
+def main() -> int:
+    config_file, key_file, to_network, to_main = sys.argv[1:]
+    config = load(config_file)
+    log.to_stderr(log.LEVELS[config.log_level])
+    identity = Identity((b"certificate",), load_private_key(key_file), key_file)
+    ends = [socket.socket(fileno=int(number)) for number in (to_network, to_main)]
+    for end in ends:
+        end.set_inheritable(False)
+    os.setsid()
+    facts = ConnectionFacts("192.0.2.7", 40007, "192.0.2.1", 443)
+    return run_monitor(*ends, config, identity, facts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
