@@ -414,7 +414,7 @@ class ChannelState:
 
     def _padding(self) -> list[Buffer]:
         """Go peers lose a short last field that comes together with the end of the stream."""
-        needed = (self._last_field_is_short and self.traits.is_go
+        needed = (self._last_field_is_short and self.traits.is_go and not self.refused
                   and self._outgoing is _Outgoing.OPEN and DATA in self.opening.accepts)
         return [_DATA_PREFIX + b"\0"] if needed else []
 
