@@ -34,6 +34,7 @@ class Party:
         self.arrived: asyncio.Queue[Channel] = asyncio.Queue()
         self.faults: list[str] = []
         self.ended_by_peer = False
+        self.on_channel: Callable[[Channel], None] = self.arrived.put_nowait
         self.admit: Callable[[ConnectRequest], bool] = lambda request: True
         self.conversation = Conversation(engine, UnixSocket(end), state, self)
 
@@ -57,7 +58,7 @@ class Party:
         self.response.set_result(response)
 
     def channel_arrived(self, channel: Channel) -> None:
-        self.arrived.put_nowait(channel)
+        self.on_channel(channel)
 
     def routes_changed(self, added: bytes | None, removed: bytes | None) -> None: ...
 

@@ -74,18 +74,20 @@ class ChannelHost:
         """Whether any session is still open."""
         return bool(self._sessions)
 
-    async def serve(self, channel: Channel) -> None:
-        """From opening to end. Never raises for what the client or the program does."""
+    def accept(self, channel: Channel) -> "SessionHost | None":
+        """Decide at once, before the channel's first bytes are looked at; None: it was refused."""
         if not isinstance(channel.state.opening, Session):
             channel.refuse(RefusalReason.UNKNOWN_CHANNEL_TYPE, "open failed")
         elif len(self._sessions) >= self._login.max_sessions:
             channel.refuse(RefusalReason.ADMINISTRATIVELY_PROHIBITED, "open failed")
         else:
-            await self._serve_session(channel)
+            session = SessionHost(channel, self._login)
+            self._sessions.add(session)
+            return session
+        return None
 
-    async def _serve_session(self, channel: Channel) -> None:
-        session = SessionHost(channel, self._login)
-        self._sessions.add(session)
+    async def serve(self, session: "SessionHost") -> None:
+        """An accepted session to its end. Never raises for what client or program do."""
         try:
             await session.run()
         finally:
@@ -107,11 +109,11 @@ class SessionHost:
         self._ends: list[FdSource | FdSink] = []
         self._relaying: asyncio.Task[None] | None = None
         self._told_end = False
+        channel.watcher = self._state.watch
+        channel.confirm()
 
     async def run(self) -> None:
         """Until the client was told how the program ended, or has gone."""
-        self._channel.watcher = self._state.watch
-        self._channel.confirm()
         async with asyncio.TaskGroup() as group:
             self._group = group
             try:

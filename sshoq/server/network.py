@@ -25,7 +25,7 @@ from sshoq.protocol.request import (
     refuse_request,
     refused,
 )
-from sshoq.server.channels import DEBUG, INFO, VERBOSE, ChannelHost
+from sshoq.server.channels import DEBUG, INFO, VERBOSE, ChannelHost, SessionHost
 from sshoq.server.link import PrivsepLink, Refused, SessionLeader
 from sshoq.server.privsep import (
     FROM_LEADER,
@@ -81,6 +81,9 @@ LINGER_REFUSED = 1.0
 LINGER = 10.0
 """Seconds that a Go client, which just goes away, may still use for reading its exit status."""
 
+EARLY_SESSIONS = 10
+"""MaxSessions until the monitor has told; the session leader holds the real limit, too."""
+
 MAX_LOG = 500
 MAX_LOG_LINES = 200
 """Per connection: a hostile client cannot fill the disk with what we say of it."""
@@ -127,7 +130,7 @@ class NetworkProcess:
         self._timers: list[asyncio.TimerHandle] = []
         self._request: int | None = None
         self._log_lines = 0
-        self.max_sessions = 0
+        self.max_sessions = EARLY_SESSIONS
         monitor = PrivsepSocket(start.monitor, TO_MONITOR, FROM_MONITOR)
         self._welcome = _read_welcome(monitor)
         self._monitor_end = monitor
@@ -328,12 +331,15 @@ class NetworkProcess:
     # ------------------------------------------------------------------ channels and the end
 
     def channel_arrived(self, channel: Channel) -> None:
-        task = self._group.create_task(self._serve(channel))
+        session = self._host.accept(channel)
+        if session is None:
+            return
+        task = self._group.create_task(self._serve(session))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _serve(self, channel: Channel) -> None:
-        await self._host.serve(channel)
+    async def _serve(self, session: SessionHost) -> None:
+        await self._host.serve(session)
         if self._conversation.traits.is_go and not self._host.is_busy:
             # A Go client leaves without a word once it has read the exit status.
             self._timers.append(self._loop.call_later(LINGER, self._conversation.close))
