@@ -22,6 +22,8 @@ from sshoq.server.identity import Identity
 RunMonitor = Callable[[socket.socket, socket.socket, ServerConfig, Identity, ConnectionFacts], int]
 
 ROUTER_CODE = """\
+from sshoq.server.libc import set_process_name
+set_process_name("sshoq-router")
 from sshoq.server.router import run_router
 sys.exit(run_router(socket.socket(fileno=3), socket.socket(fileno=4), int(sys.argv[1])))
 """

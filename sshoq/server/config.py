@@ -415,7 +415,9 @@ def _merge(into: dict[str, Any], attribute: str, value: Any) -> None:
     elif _MERGES[attribute] is APPEND:
         into[attribute] = into[attribute] + value
     elif _MERGES[attribute] is MERGE:
-        into[attribute] = {**value, **into[attribute]}
+        into[attribute] = into[attribute] | {
+            name: one for name, one in value.items() if name not in into[attribute]
+        }
 
 
 class _Reader:

@@ -134,9 +134,9 @@ def _choice(*names: str | tuple[str, str]) -> Kind:
 
 def _parse_flag(text: str) -> bool:
     lower = ascii_lower(text)
-    if lower not in ("yes", "no", "true", "false"):
+    if lower not in ("yes", "no"):
         raise ConfigSyntaxError(f'unsupported option "{text}".')
-    return lower in ("yes", "true")
+    return lower == "yes"
 
 
 FLAG = Kind(_word(_parse_flag, "missing argument."), lambda value: ["yes" if value else "no"])
@@ -226,9 +226,7 @@ HASH = Kind(_word(_parse_hash, "missing argument."), _show_text)
 
 def _parse_user_environment(text: str) -> str:
     """A pattern list of names: "" none, "*" all."""
-    if text == "*":
-        return text
-    return {"yes": "*", "true": "*", "no": "", "false": ""}.get(ascii_lower(text), text)
+    return {"yes": "*", "no": ""}.get(text, text)
 
 
 USER_ENVIRONMENT = Kind(
@@ -475,19 +473,15 @@ def _parse_permitted(line: Line) -> tuple[str, ...]:
 
 def _parse_permitted_word(word: str, keyword: str, listen: bool) -> str:
     host, colon, port = word.rpartition(":")
-    if not colon and listen:
-        host, port = "*", word
     bracketed = host.startswith("[") and host.endswith("]")
-    if ":" in host and not bracketed:
+    if (":" in host and not bracketed) or not (colon or listen):
         raise BadValue(f"{keyword} bad port number")
-    if not host:
-        raise BadValue(f"missing host in {keyword}")
     if port != "*":
         try:
             _port(port)
         except ConfigSyntaxError:
             raise BadValue(f"{keyword} bad port number") from None
-    return f"{host}:{port}" if colon or host != "*" else f"*:{port}"
+    return word if colon else f"*:{port}"
 
 
 def _parse_subsystem(line: Line) -> dict[str, str]:
@@ -617,11 +611,7 @@ def attribute_name(keyword: str) -> str:
     out: list[str] = []
     for i, char in enumerate(keyword):
         before, after = keyword[i - 1 : i], keyword[i + 1 : i + 2]
-        if (
-            char.isupper()
-            and before
-            and (before.islower() or (before.isupper() and after.islower()))
-        ):
+        if char.isupper() and before and (before.islower() or (before and after.islower())):
             out.append("_")
         out.append(char.lower())
     return "".join(out)
