@@ -7,8 +7,10 @@ there. Three layers, bottom up: `_Handshake` (TLS: exporter, hybrid key exchange
 which is all that others see. It knows no socket, no clock and no event loop.
 """
 
+import hmac
 import logging
 import os
+import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -25,10 +27,16 @@ from aioquic.quic.connection import (
     QuicConnectionError,
     QuicConnectionId,
     QuicConnectionState,
+    QuicNetworkPath,
     QuicReceiveContext,
 )
-from aioquic.quic.packet import QuicErrorCode, QuicFrameType, pull_quic_transport_parameters
-from aioquic.quic.packet_builder import QuicPacketBuilder
+from aioquic.quic.packet import (
+    QuicErrorCode,
+    QuicFrameType,
+    QuicPacketType,
+    pull_quic_transport_parameters,
+)
+from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder
 from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import QuicStream, QuicStreamSender
 from cryptography import x509
@@ -68,6 +76,7 @@ from sshoq.transport.packets import (
     FirstPacket,
     reset_token,
 )
+from sshoq.transport.path_mtu import PathMtu
 from sshoq.transport.tls_groups import (
     HYBRID_GROUP,
     HybridCurve,
@@ -246,10 +255,14 @@ class _Handshake(tls.Context):
         return [tls.SignatureAlgorithm(key.scheme)] if isinstance(key, RemoteKey) else []
 
     def _set_peer_certificate(self, certificate: tls.Certificate) -> None:
-        try:
-            super()._set_peer_certificate(certificate)
-        except x509.InvalidVersion as error:  # not a ValueError
-            raise tls.AlertBadCertificate(str(error)) from error
+        with warnings.catch_warnings():
+            # A certificate can be odd in ways that are worth a warning to a developer, not to a
+            # user.
+            warnings.simplefilter("ignore")
+            try:
+                super()._set_peer_certificate(certificate)
+            except x509.InvalidVersion as error:  # not a ValueError
+                raise tls.AlertBadCertificate(str(error)) from error
         self.peer_chain = [der for der, _ in certificate.certificates]
 
     def _check_certificate_verify_signature(self, verify: tls.CertificateVerify) -> None:
@@ -326,6 +339,7 @@ class _Connection(QuicConnection):
         self.credit = CreditBook(limits)
         self.last_received = 0.0
         self.migration_allowed = True
+        self.path_mtu = PathMtu(configuration.max_datagram_size)
         self.notices: deque[Event] = deque()
         for limit, count in (
             (self._local_max_streams_bidi, limits.bidirectional_streams),
@@ -359,7 +373,7 @@ class _Connection(QuicConnection):
         """
         known = [self._peer_cid, *self._peer_cid_available]
         known += [path.peer_cid for path in self._network_paths if path.peer_cid is not None]
-        return any(token == cid.stateless_reset_token for cid in known)
+        return any(hmac.compare_digest(token, cid.stateless_reset_token or b"") for cid in known)
 
     def raise_limits(self, limits: Limits) -> None:
         before = self.credit.limits
@@ -385,6 +399,83 @@ class _Connection(QuicConnection):
             frame_type = QuicFrameType.PADDING  # aioquic means itself, and would say it was us
         reason = reason_phrase.encode()[:MAX_REASON].decode(errors="ignore")
         super().close(error_code, frame_type, reason)
+
+    # ------------------------------------------------------------------ datagrams
+
+    @property
+    def max_datagram_payload(self) -> int:
+        accepted = self._remote_max_datagram_frame_size or 0
+        # Short header with a 2-byte packet number, and the AEAD's tag; then type and 2-byte length.
+        packet = self.path_mtu.size - (3 + len(self._peer_cid.cid)) - 16
+        return max(0, min(accepted, packet) - 3)
+
+    def _drop_unsendable_datagrams(self) -> None:
+        """aioquic would wait for ever for a packet that has room for them."""
+        longest = self.max_datagram_payload
+        if any(len(payload) > longest for payload in self._datagrams_pending):
+            self._datagrams_pending = deque(
+                payload for payload in self._datagrams_pending if len(payload) <= longest
+            )
+
+    # ------------------------------------------------------------------ path MTU
+
+    def probe_path(self, now: float) -> list[tuple[bytes, Address]]:
+        """A datagram larger than those in use, when it is time to try one."""
+        path = self._network_paths[0]
+        if not self._handshake_confirmed or not path.is_validated or self.is_over:
+            return []
+        size = self.path_mtu.next_probe()
+        if size is None:
+            return []
+        builder = QuicPacketBuilder(
+            host_cid=self.host_cid,
+            is_client=self._is_client,
+            max_datagram_size=size,
+            packet_number=self._packet_number,
+            peer_cid=self._peer_cid.cid,
+            spin_bit=self._spin_bit,
+            version=self._version or VERSION_1,
+        )
+        builder.start_packet(QuicPacketType.ONE_RTT, self._cryptos[tls.Epoch.ONE_RTT])
+        buf = builder.start_frame(
+            QuicFrameType.PING, handler=self._on_probe_delivery, handler_args=(size,)
+        )
+        buf.push_bytes(bytes(builder.remaining_buffer_space))  # PADDING frames are zeros
+        # Its loss says nothing about congestion, so that must not count it (RFC 9000 14.4).
+        assert builder._packet is not None
+        builder._packet.in_flight = False
+        self._loss._time_of_last_sent_ack_eliciting_packet = now
+        sent: list[tuple[bytes, Address]] = self._flush_builder(
+            builder=builder, network_path=path, peer_cid=self._peer_cid.cid, now=now
+        )
+        return sent
+
+    def datagrams_to_send(self, now: float) -> list[tuple[bytes, Address]]:
+        path = self._network_paths[0]
+        if not path.is_validated:
+            self.path_mtu.restart()  # the peer has moved
+        # aioquic fills up what validates a path, and that must get through it.
+        self._max_datagram_size = (
+            self.path_mtu.base if path.remote_challenges else self.path_mtu.size
+        )
+        self._loss._pacer._max_datagram_size = self._max_datagram_size
+        self._drop_unsendable_datagrams()
+        return super().datagrams_to_send(now)
+
+    def _send_probing_frames(
+        self, network_path: QuicNetworkPath, now: float
+    ) -> list[tuple[bytes, Address]]:
+        self._max_datagram_size = self.path_mtu.base
+        try:
+            return super()._send_probing_frames(network_path, now)
+        finally:
+            self._max_datagram_size = self.path_mtu.size
+
+    def _on_probe_delivery(self, delivery: QuicDeliveryState, size: int) -> None:
+        if delivery == QuicDeliveryState.ACKED:
+            self.path_mtu.succeeded(size)
+        else:
+            self.path_mtu.failed(size)
 
     # ------------------------------------------------------------------ handshake
 
@@ -414,7 +505,7 @@ class _Connection(QuicConnection):
         if not self._remote_max_idle_timeout:
             self._remote_max_idle_timeout = None  # RFC 9000 18.2: 0 is no timeout, not one at once
         if parameters.max_udp_payload_size is not None:
-            self._max_datagram_size = min(self._max_datagram_size, parameters.max_udp_payload_size)
+            self.path_mtu.limit(parameters.max_udp_payload_size)
         self.migration_allowed = not parameters.disable_active_migration
         # A server that would rather be elsewhere: our socket is connected to where the user told
         # us.
@@ -691,7 +782,8 @@ class Engine:
             return []
         self._keep_keys_fresh()
         batches: dict[Address, list[bytes]] = {}
-        for datagram, address in connection.datagrams_to_send(now):
+        datagrams = connection.datagrams_to_send(now) + connection.probe_path(now)
+        for datagram, address in datagrams:
             batches.setdefault(address, []).append(datagram)
         self._collect()
         if self._terminated is not None:
@@ -716,6 +808,7 @@ class Engine:
             self.ping()
         idle = connection._close_at is not None and now >= connection._close_at
         connection.handle_timer(now + ROUNDING)
+        connection.path_mtu.note_timeouts(connection._loss._pto_count)
         self._collect(idle=idle)
 
     def next_event(self) -> Event | None:
@@ -792,11 +885,7 @@ class Engine:
     @property
     def max_datagram_payload(self) -> int:
         """The longest payload that `send_datagram` takes now; 0 when the peer takes none."""
-        connection = self._connection
-        accepted = connection._remote_max_datagram_frame_size or 0
-        # Short header with a 2-byte packet number, and the AEAD's tag; then type and 2-byte length.
-        packet = connection._max_datagram_size - (3 + len(connection._peer_cid.cid)) - 16
-        return max(0, min(accepted, packet) - 3)
+        return self._connection.max_datagram_payload
 
     def send_datagram(self, payload: bytes) -> bool:
         """Queue a DATAGRAM frame. False: too long, not wanted by the peer, or too many are
@@ -862,7 +951,13 @@ class Engine:
         return address
 
     @property
+    def migration_allowed(self) -> bool:
+        """Whether the peer can bear it when we go on from another address of our own accord."""
+        return self._connection.migration_allowed
+
+    @property
     def key_exchange(self) -> str:
+        """The group agreed upon, by its name."""
         return self._connection.handshake.key_exchange
 
     @property
@@ -990,7 +1085,7 @@ class Engine:
         elif self._connection._state == QuicConnectionState.DRAINING:
             cause = Cause.PEER
         reason = ending.reason_phrase
-        self._end(Terminated(ending.error_code, reason, cause, ending.frame_type is None))
+        self._end(Terminated(int(ending.error_code), reason, cause, ending.frame_type is None))
 
     def _end(self, terminated: Terminated) -> None:
         self._terminated = terminated

@@ -582,8 +582,9 @@ def test_repeated_stop_sending_is_told_once() -> None:
 
 def test_datagrams_go_both_ways_up_to_the_largest() -> None:
     link, client, server = connected()
+    link.run(seconds=1)
     largest = client.engine.max_datagram_payload
-    assert 1100 < largest <= 1200
+    assert 1400 < largest <= 1452
     assert client.engine.send_datagram(b"x" * largest)
     assert not client.engine.send_datagram(b"x" * (largest + 1))
     assert server.engine.send_datagram(b"")
@@ -609,6 +610,16 @@ def test_unread_datagrams_are_bounded_and_reading_makes_room() -> None:
     assert waiting == quic.MAX_WAITING_DATAGRAMS // quic.DATAGRAM_OVERHEAD
     server.engine.receive([forge(client, frame)], CLIENT, link.now)
     assert server.engine.next_event() == DatagramReceived(b"")
+
+
+def test_datagrams_that_no_longer_fit_the_path_do_not_hold_up_the_others() -> None:
+    link, client, server = connected()
+    link.run(seconds=1)
+    assert client.engine.send_datagram(b"x" * client.engine.max_datagram_payload)
+    assert client.engine.send_datagram(b"small")
+    internal(client).path_mtu.restart()
+    link.run(lambda: bool(server.told(DatagramReceived)))
+    assert server.told(DatagramReceived) == [DatagramReceived(b"small")]
 
 
 def test_no_datagram_is_sent_to_a_peer_that_takes_none() -> None:
@@ -859,6 +870,60 @@ def test_connection_ids_are_told_before_the_peer_can_use_them() -> None:
     assert len(server.told(ConnectionIdRetired)) >= 5
     assert set(server.engine.connection_ids) == known
     assert all(len(cid) == CID_LENGTH for cid in known)
+
+
+# ------------------------------------------------------------------------------- path MTU
+
+
+def narrow(link: Link, size: int) -> None:
+    """No datagram larger than that gets through from now on."""
+    link.drop = lambda sender, datagram: len(datagram) > size
+
+
+@pytest.mark.parametrize(
+    ("path", "found"), [(9000, 1452), (1451, 1392), (1380, 1352), (1250, 1200)]
+)
+def test_datagrams_grow_to_what_the_path_takes(path: int, found: int) -> None:
+    link, client, server = make_link()
+    narrow(link, path)
+    consume_all(server)
+    link.run(seconds=5)
+    window = internal(client)._loss.congestion_window
+    assert window >= 10 * 1200
+    assert internal(client).path_mtu.size == found
+    assert client.engine.max_datagram_payload == found - 30
+    stream_id = client.engine.open_stream()
+    client.engine.write(stream_id, b"x" * 50_000, fin=True)
+    link.run(lambda: len(server.bytes_of(stream_id)) == 50_000, seconds=5)
+
+
+def test_a_path_that_becomes_narrow_is_noticed() -> None:
+    link, client, server = connected()
+    link.run(seconds=5)
+    assert internal(client).path_mtu.size == 1452
+    narrow(link, 1300)
+    stream_id = client.engine.open_stream()
+    client.engine.write(stream_id, b"x" * 50_000, fin=True)
+    link.run(lambda: len(server.bytes_of(stream_id)) == 50_000)
+    assert internal(client).path_mtu.size == 1200
+
+
+def test_a_new_path_is_measured_anew() -> None:
+    link, client, server = connected()
+    link.run(seconds=5)
+    client.address = ("198.51.100.7", 5555)
+    narrow(link, 1360)
+    client.engine.ping()
+    link.run(lambda: bool(server.told(PathChanged)))
+    link.run(seconds=5)
+    assert internal(server).path_mtu.size == 1352
+
+
+def test_no_datagram_is_larger_than_the_peer_takes() -> None:
+    link, _, server = make_link()
+    internal(server).path_mtu.limit(1400)
+    link.run(seconds=5)
+    assert internal(server).path_mtu.size == 1392
 
 
 # ------------------------------------------------------------------------------- keys
