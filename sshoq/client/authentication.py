@@ -45,8 +45,8 @@ class Wishes(NamedTuple):
     accepted_algorithms: str = "*"
     required_rsa_size: int = 1024
     password_prompts: int = 3
-    add_to_agent: str = "no"
-    """AddKeysToAgent: yes, no, ask or confirm, and perhaps a lifetime in seconds behind it."""
+    add_to_agent: tuple[str, int] = ("no", 0)
+    """AddKeysToAgent: yes, no, ask or confirm, and a lifetime in seconds, 0 for ever."""
 
     @property
     def account(self) -> str:
@@ -243,15 +243,14 @@ class Authentication:
 
     def _offer_to_agent(self, name: str, key: PrivateKey) -> None:
         """AddKeysToAgent, for keys that took a passphrase."""
-        rule, _, lifetime = self._wishes.add_to_agent.partition(" ")
+        rule, lifetime = self._wishes.add_to_agent
         if rule == "no" or self._wishes.agent_path is None:
             return
         if rule == "ask" and not self._confirmed(name):
             return
-        seconds = int(rule if rule.isdigit() else lifetime or 0)
         try:
             with Agent(self._wishes.agent_path) as agent:
-                agent.add(key, name, lifetime=seconds, confirm=rule == "confirm")
+                agent.add(key, name, lifetime=lifetime, confirm=rule == "confirm")
         except AgentError as error:
             self._log.debug(f"could not add identity to agent: {name}: {error}")
         else:

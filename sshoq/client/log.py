@@ -49,6 +49,10 @@ class Log:
         if level <= self.level:
             self._write(level, _PREFIXES.get(level, "") + printable(text))
 
+    def repeat(self, line: str) -> None:
+        """A line that was held back, with its prefix and after its level was looked at."""
+        self._write(INFO, printable(line))
+
     def fatal(self, text: str) -> None:
         self.message(FATAL, text)
 
@@ -69,11 +73,6 @@ class Log:
 
     def debug3(self, text: str) -> None:
         self.message(DEBUG3, text)
-
-    def tell(self, lines: str) -> None:
-        """Several lines at once, as warnings are written."""
-        for line in lines.splitlines():
-            self.info(line)
 
     def louder(self) -> str:
         """`~v`: one level more; the name of the level that holds now."""

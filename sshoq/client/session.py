@@ -36,8 +36,7 @@ from sshoq.protocol.messages import (
 from sshoq.protocol.outcome import Unsupported
 from sshoq.transport.channel import Channel, ChannelClosed, ChannelRefused, ExtendedSource
 
-NO_STATUS = 255
-"""What the run ends with when the server said nothing of how the program ended."""
+FAILED = 255
 
 BREAK_MILLISECONDS = 1000
 
@@ -73,11 +72,11 @@ class SessionWish(NamedTuple):
 
 
 class Ending(NamedTuple):
-    """How a session came to its end. `signal_number`: a signal to us ended it."""
+    """How a session came to its end. No status: it was cut off before the server told one."""
 
-    status: int
-    by_user: bool = False
+    status: int | None
     signal_number: int | None = None
+    """A signal to us ended it."""
 
 
 # --------------------------------------------------------------------------- asking
@@ -168,7 +167,7 @@ class SessionRun:
                     task.cancel()
             return self._ended.result() if self._ended.done() else Ending(body.result())
 
-    async def _watch_output_and_exit(self) -> int:
+    async def _watch_output_and_exit(self) -> int | None:
         """The session lasts until all output is out, whoever holds it open, and the status in."""
         status, _, _ = await asyncio.gather(
             self._watch_exit(),
@@ -187,10 +186,10 @@ class SessionRun:
                 self._lose_terminal()
             if not await self._asked.program:
                 self._log.error(f"{self._asked.program_name} request failed on channel 0")
-                self._end(Ending(NO_STATUS))
+                self._end(Ending(FAILED))
         except ChannelRefused as refusal:
             self._log.error(f"channel 0: open failed: {refusal.text}")
-            self._end(Ending(NO_STATUS))
+            self._end(Ending(FAILED))
         except ChannelClosed:
             return  # the exit status is missing, too, and that is told
 
@@ -199,11 +198,11 @@ class SessionRun:
         self._terminal.leave_raw()
         self._log.error("PTY allocation request failed on channel 0")
         if self._wish.terminal is not None and self._wish.terminal.demanded:
-            self._end(Ending(NO_STATUS))
+            self._end(Ending(FAILED))
 
-    async def _watch_exit(self) -> int:
-        """The status by OpenSSH's rules: 255 for a signal, and for nothing said at all."""
-        status = NO_STATUS
+    async def _watch_exit(self) -> int | None:
+        """The status by OpenSSH's rules: 255 for a signal."""
+        status = None
         while (requested := await self._channel.next_request()) is not None:
             request = requested.request
             self._log.debug(
@@ -211,7 +210,9 @@ class SessionRun:
             )
             if isinstance(request, ExitStatus):
                 status = request.status & 0xFF
-            elif not isinstance(request, ExitSignal):
+            elif isinstance(request, ExitSignal):
+                status = FAILED
+            else:
                 continue
             if self._channel.state.traits.is_go:
                 self._channel.close()  # all output came before it, and no end of the stream will
@@ -276,7 +277,7 @@ class SessionRun:
         if number == signal.SIGWINCH:
             self._send_size()
         else:
-            self._end(Ending(NO_STATUS, signal_number=number))
+            self._end(Ending(FAILED, signal_number=number))
 
     def _send_size(self) -> None:
         if self._has_terminal and self._channel.state.traits.knows_fork_channels:
@@ -303,7 +304,7 @@ class SessionRun:
 
     async def _escape_end(self, echo: str) -> None:
         self._say(echo)
-        self._end(Ending(NO_STATUS, by_user=True))
+        self._end(Ending(FAILED))
 
     async def _escape_suspend(self, echo: str) -> None:
         self._say(f"{echo} [suspend ssh]")
@@ -418,10 +419,10 @@ async def wait_without_session(gone: "asyncio.Future[str]") -> Ending:
     ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
 
     def obey(number: int) -> None:
-        status = 0 if number == signal.SIGTERM else NO_STATUS
+        status = 0 if number == signal.SIGTERM else FAILED
         if not ended.done():
             ended.set_result(Ending(status, signal_number=number))
 
     with catching(ENDING, obey):
         await _either(ended, gone)
-    return ended.result() if ended.done() else Ending(NO_STATUS)
+    return ended.result() if ended.done() else Ending(None)

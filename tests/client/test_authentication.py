@@ -181,7 +181,7 @@ def test_batch_mode_asks_nothing(scene: Scene) -> None:
 def test_passphrase_key_is_added_to_the_agent_if_wanted(scene: Scene, agent: str) -> None:
     locked = scene.make_key("locked", passphrase="secret")
     scene.answers, scene.accepts = ["secret"], {"locked"}
-    scene.run(wishes(locked, agent_path=agent, add_to_agent="yes"))
+    scene.run(wishes(locked, agent_path=agent, add_to_agent=("yes", 0)))
     public = load_public_half(locked)
     assert public is not None
     assert held_by(agent) == [public.base64]

@@ -251,12 +251,12 @@ def test_death_by_signal_is_255(ends: Ends) -> None:
     assert run(ends, SessionWish("x"), server).ending == Ending(255)
 
 
-def test_end_without_status_is_255(ends: Ends) -> None:
+def test_end_without_status_has_none(ends: Ends) -> None:
     async def server(conversation: FakeConversation) -> None:
         conversation.accept(True)
         conversation.channel.drop("connection lost")
 
-    assert run(ends, SessionWish("x"), server).ending == Ending(255)
+    assert run(ends, SessionWish("x"), server).ending == Ending(None)
 
 
 def test_session_lasts_as_long_as_somebody_holds_the_output_open(ends: Ends) -> None:
@@ -336,7 +336,7 @@ def test_endless_output_that_nobody_reads_ends_the_session(ends: Ends) -> None:
             await asyncio.sleep(0)
 
     os.close(ends.output)
-    assert run(ends, SessionWish("yes"), server).ending == Ending(255)
+    assert run(ends, SessionWish("yes"), server).ending == Ending(None)
 
 
 # --------------------------------------------------------------------------- refusals
@@ -506,7 +506,7 @@ def typed_into(ends: TerminalEnds, typed: bytes, after: bytes = b"\rdone") -> Ou
 
 def test_tilde_dot_ends_the_session(tty_ends: TerminalEnds) -> None:
     outcome = typed_into(tty_ends, b"~.")
-    assert outcome.ending == Ending(255, by_user=True)
+    assert outcome.ending == Ending(255)
     assert tty_ends.results()[1] == b"~.\r\n"
 
 
@@ -572,14 +572,14 @@ def test_without_session_sigterm_is_a_good_end(number: int, status: int) -> None
     assert asyncio.run(wait()) == Ending(status, signal_number=number)
 
 
-def test_without_session_the_end_of_the_connection_is_255() -> None:
+def test_without_session_the_end_of_the_connection_has_no_status() -> None:
     async def wait() -> Ending:
         async with waiting() as (task, gone):
             await asyncio.sleep(0)
             gone.set_result("lost")
         return task.result()
 
-    assert asyncio.run(wait()) == Ending(255)
+    assert asyncio.run(wait()) == Ending(None)
 
 
 def test_extension_bits_decide_about_the_break(tty_ends: TerminalEnds) -> None:

@@ -1,0 +1,246 @@
+"""A run of the client, top to bottom: what is asked, where to, the first flight; then `online.py`.
+
+The order is a matter of time: a Python program's start is its imports, so each part is imported
+where it is first needed, and everything heavy while the first packets travel. `-G`, `-V` and `-Q`
+are over before any of that.
+"""
+
+import os
+import signal
+import sys
+from typing import NoReturn
+
+from sshoq.client.log import Failure, Log, write_to_file, write_to_syslog
+from sshoq.config.resolve import Answer, Invocation, resolve
+from sshoq.config.usage import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sshoq.client.addresses import HostAddress
+    from sshoq.client.background import Background
+    from sshoq.client.first_flight import Flight, LinkWish
+
+FAILED = 255
+
+
+def main() -> NoReturn:
+    """The program. Ends the process itself: taking an interpreter down costs 10 ms."""
+    status = run(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def run(argv: list[str]) -> int:
+    try:
+        invocation = resolve(argv, os.environ, program=os.path.basename(sys.argv[0]))
+    except UsageError as error:
+        print_lines(2, error.lines)
+        return error.status
+    if invocation.answer is not None:
+        return give_answer(invocation.answer)
+    if invocation.action == "config":
+        return edit_configuration(invocation)
+    settle_process()
+    log = Log(invocation.options.log_level)
+    try:
+        log = open_log(invocation)
+        return Run(invocation, log).run()
+    except Failure as failure:
+        for line in failure.lines:
+            log.fatal(line)
+        return FAILED
+
+
+def give_answer(answer: Answer) -> int:
+    print_lines(2, answer.stderr)
+    print_lines(1, answer.stdout)
+    return answer.status
+
+
+def print_lines(fd: int, lines: tuple[str, ...]) -> None:
+    data = "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape")
+    while data:
+        try:
+            data = data[os.write(fd, data):]
+        except OSError:
+            return
+
+
+def edit_configuration(invocation: Invocation) -> int:
+    from sshoq.config.edit import run_edit  # sshconf takes its time
+
+    return run_edit(invocation.operands)
+
+
+def settle_process() -> None:
+    """As ssh starts: three standard streams, nothing else inherited, a sane umask."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number is the one that was closed
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    os.umask(os.umask(0o077) | 0o022)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback at ^C
+
+
+def open_log(invocation: Invocation) -> Log:
+    options = invocation.options
+    write = None
+    if invocation.log_file is not None:
+        write = write_to_file(invocation.log_file)
+    elif invocation.use_syslog:
+        write = write_to_syslog(options.syslog_facility)
+    log = Log(options.log_level, write)
+    for line in invocation.notes:
+        log.repeat(line)
+    return log
+
+
+class Run:
+    """A session from its configuration to the first flight, and on."""
+
+    def __init__(self, invocation: Invocation, log: Log) -> None:
+        self._invocation = invocation
+        self._options = invocation.options
+        self._log = log
+        self._may_fall_back = False
+
+    def run(self) -> int:
+        from sshoq.client import fallback
+
+        if self._options.transport == "ssh":
+            fallback.exec_ssh(self._invocation, os.environ)
+        self._may_fall_back = fallback.may_fall_back(self._invocation)
+        if not self._may_fall_back:
+            self._refuse_unsupported()
+        targets = self._resolve()
+        background = self._fork()
+        wish = self._link_wish()
+        first = self._launch(targets[0], wish)
+        return self._go_online(targets, wish, first, background)
+
+    def _refuse_unsupported(self) -> None:
+        from sshoq.client.wishes import harmlessly_ignored, not_supported
+
+        line = not_supported(self._invocation)
+        if line is not None:
+            raise Failure(line)
+        for line in harmlessly_ignored(self._options):
+            self._log.debug(line)
+
+    def _resolve(self) -> "list[HostAddress]":
+        from sshoq.client.addresses import resolve_host
+
+        options = self._options
+        return resolve_host(options.hostname, options.quic_port, options.address_family)
+
+    def _fork(self) -> "Background | None":
+        """-f. The child goes on from here; see background.py."""
+        if not self._options.fork_after_authentication:
+            return None
+        from sshoq.client.background import fork_with_waiting_parent
+
+        return fork_with_waiting_parent()
+
+    def _link_wish(self) -> "LinkWish":
+        from sshoq.client.addresses import BindWish
+        from sshoq.client.first_flight import LinkWish, server_name_of
+
+        options = self._options
+        return LinkWish(
+            server_name_of(options.hostname),
+            BindWish(options.bind_address, options.bind_interface, options.ip_qos[0]),
+            options.server_alive_interval,
+            options.server_alive_count_max,
+            self._keylog(),
+        )
+
+    def _keylog(self) -> "Callable[[str], None] | None":
+        if self._options.key_log is None:
+            return None
+        write = write_to_key_log(self._options.key_log)
+        self._log.info(f"TLS secrets are written to {self._options.key_log} (-keylog)")
+        return write
+
+    def _launch(self, target: "HostAddress", wish: "LinkWish") -> "Flight | OSError":
+        from sshoq.client.first_flight import launch
+
+        try:
+            return launch(target, wish)
+        except OSError as error:
+            return error
+
+    def _go_online(
+        self,
+        targets: "list[HostAddress]",
+        wish: "LinkWish",
+        first: "Flight | OSError",
+        background: "Background | None",
+    ) -> int:
+        """The first flight is in the air: load the rest, then go on with it."""
+        import asyncio
+
+        from sshoq.client.fallback import TRY_SECONDS
+        from sshoq.client.online import Departure, go_online
+        from sshoq.client.opening import Unreachable
+        from sshoq.client.prompt import Prompter, PromptInterrupted
+        from sshoq.client.signals import die_of
+
+        patience: float | None = self._options.connect_timeout
+        if self._may_fall_back:
+            patience = min(TRY_SECONDS, patience or TRY_SECONDS)
+        departure = Departure(
+            self._invocation,
+            self._log,
+            Prompter(os.environ, batch=self._options.batch_mode),
+            targets,
+            wish,
+            first,
+            patience,
+            background,
+            self._note_reached,
+        )
+        try:
+            return asyncio.run(go_online(departure))
+        except Unreachable as error:
+            return self._meet_silence(str(error))
+        except PromptInterrupted as interrupted:
+            die_of(interrupted.number)
+            return FAILED
+
+    def _note_reached(self) -> None:
+        """From now on this host does not fall back, and wishes that ssh would grant are refused."""
+        if self._may_fall_back:
+            from sshoq.client.fallback import remember_reached
+
+            remember_reached(self._options)
+            self._refuse_unsupported()
+
+    def _meet_silence(self, reason: str) -> int:
+        options = self._options
+        if self._may_fall_back:
+            from sshoq.client.fallback import exec_ssh
+
+            self._log.debug(f"no SSHOQ at {options.hostname} port {options.quic_port}: {reason}")
+            exec_ssh(self._invocation, os.environ)
+        raise Failure(
+            f"ssh: connect to host {options.hostname} port {options.quic_port}: {reason}"
+        )
+
+
+def write_to_key_log(path: str) -> "Callable[[str], None]":
+    """-keylog: lines that open the encryption to whoever holds them, so for our eyes alone."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise Failure(f"{path}: {error.strerror}") from None
+    return lambda line: print_lines(fd, (line.rstrip("\n"),))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,276 @@
+"""The run of the client once the first flight is in the air: handshake, host key, login, session,
+the end.
+
+Loaded while that flight travels. Reads top to bottom, as main.py does before it.
+"""
+
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+from sshoq.auth.agent import agent_path
+from sshoq.client import wishes
+from sshoq.client.addresses import HostAddress
+from sshoq.client.authentication import Authentication, Wishes, gather_keys
+from sshoq.client.background import Background
+from sshoq.client.first_flight import Flight, LinkWish
+from sshoq.client.log import Failure, Log, printable, write_fully
+from sshoq.client.opening import ClientConversation, reach
+from sshoq.client.prompt import Prompter, run_with_prompts
+from sshoq.client.session import (
+    Asked,
+    Ending,
+    SessionRun,
+    SessionWish,
+    TerminalWish,
+    ask_for_session,
+    wait_without_session,
+)
+from sshoq.client.trust import check_host
+from sshoq.config.options import Options
+from sshoq.config.resolve import Invocation
+from sshoq.config.usage import INFO
+from sshoq.protocol.extensions import Extension
+from sshoq.protocol.messages import Session
+from sshoq.protocol.outcome import Unsupported
+from sshoq.protocol.request import ConnectRequest, ResponseHead
+
+LEGACY_USER_AGENT = "SSH 3.0 h4sh5/sshoq 0.1.5"
+"""What a Go server from before the specification had a name accepts."""
+
+
+FAILED = 255
+
+
+class Departure(NamedTuple):
+    """What has happened before the event loop runs."""
+
+    invocation: Invocation
+    log: Log
+    prompter: Prompter
+    targets: list[HostAddress]
+    link: LinkWish
+    first: Flight | OSError
+    patience: float | None
+    background: Background | None
+    on_reached: Callable[[], None]
+    """Called when the server has answered."""
+
+
+async def go_online(departure: Departure) -> int:
+    """The exit status. Unreachable when no address answered; Failure for everything else."""
+    run = _Run(departure)
+    return await run.run()
+
+
+class _Run:
+    def __init__(self, departure: Departure) -> None:
+        self._departure = departure
+        self._invocation = departure.invocation
+        self._options: Options = departure.invocation.options
+        self._log = departure.log
+        self._prompter = departure.prompter
+        self._session = session_wish(departure.invocation)
+        self._asked: Asked | None = None
+        self._user_agent: str | None = None
+        self._banner = ""
+
+    async def run(self) -> int:
+        departure, options = self._departure, self._options
+        client = await reach(
+            departure.targets,
+            departure.link,
+            options.hostname,
+            self._log,
+            first=departure.first,
+            patience=departure.patience,
+            attempts=options.connection_attempts,
+        )
+        try:
+            departure.on_reached()
+            return await self._converse(client)
+        finally:
+            await client.close()
+
+    async def _converse(self, client: ClientConversation) -> int:
+        await self._log_in(client)
+        client.watch_server(self._options.server_alive_interval, self._options.server_alive_count_max)
+        if self._options.local_command and self._options.permit_local_command:
+            await run_with_prompts(self._prompter, self._run_local_command)
+        if self._departure.background is not None and not self._departure.background.detach():
+            return FAILED
+        if self._session is None:
+            ending = await wait_without_session(client.gone)
+        else:
+            ending = await self._run_session(client, self._session)
+        return self._report(client, ending)
+
+    # ----- login
+
+    async def _log_in(self, client: ClientConversation) -> None:
+        options = self._options
+        place = f"{options.hostname}:{options.quic_port}"
+        self._log.debug(f"Authenticating to {place} as '{options.user}'")
+        login = login_wishes(options)
+        candidates = gather_keys(login, self._log) if "publickey" in login.methods else []
+        verdict = await check_host(
+            client.certificates, options, client.target.ip, self._prompter, self._log
+        )
+        if verdict.restricted:
+            login = login._replace(methods=tuple(m for m in login.methods if m != "password"))
+        self._warn_of_weak_exchange(client)
+
+        async def send(authorization: str) -> bool:
+            return await self._try(client, authorization)
+
+        authentication = Authentication(login, candidates, self._prompter, self._log)
+        method = await authentication.run(client.conversation_id, send)
+        client.note_login()
+        place = f"[{client.target.ip}]:{client.target.port}"
+        self._log.verbose(f'Authenticated to {options.hostname} ({place}) using "{method}".')
+
+    async def _try(self, client: ClientConversation, authorization: str) -> bool:
+        """One CONNECT, with the session in the same flight where the server keeps it so long."""
+        answer = client.answer_to(self._request(authorization))
+        traits = client.conversation.traits
+        if self._session is not None and traits.supports(Extension.EARLY):
+            self._asked = self._ask(client, self._session, speculative=True)
+        response = await answer
+        if response is None:
+            raise Failure(f"{self._place}: the server dropped the request without an answer")
+        self._show_banner(response.banner)
+        if response.status == 200:
+            self._check_version(response)
+            return True
+        self._asked = None  # refused with the login
+        if response.status == 403 and self._user_agent is None and _is_legacy(response):
+            self._user_agent = LEGACY_USER_AGENT
+            return await self._try(client, authorization)
+        if response.status != 401:
+            raise Failure(self._complaint(response))
+        return False
+
+    def _request(self, authorization: str) -> ConnectRequest:
+        options = self._options
+        host = f"[{options.hostname}]" if ":" in options.hostname else options.hostname
+        return ConnectRequest(
+            authority=f"{host}:{options.quic_port}",
+            path=options.url_path,
+            user=options.user,
+            authorization=authorization,
+            user_agent=self._user_agent,
+        )
+
+    @property
+    def _place(self) -> str:
+        return f"ssh: {self._options.hostname} port {self._options.quic_port}"
+
+    def _complaint(self, response: ResponseHead) -> str:
+        if response.status == 404:
+            return f"{self._place}: no SSHOQ server at path {self._options.url_path} (404)"
+        if response.status == 403:
+            server = response.server or "unnamed"
+            return f"{self._place}: the server refuses our version (403); it is {server}"
+        return f"{self._place}: the server answered with status {response.status}"
+
+    def _check_version(self, response: ResponseHead) -> None:
+        self._log.debug(f"Remote software version {response.server}")
+        if response.version is None:
+            raise Failure(f"{self._place}: the server's version is missing or unreadable")
+        if not response.version.is_supported:
+            self._log.verbose(f"the server's version {response.server} is not known to work")
+
+    def _show_banner(self, banner: str) -> None:
+        """Once, however many tries it comes with."""
+        if banner and banner != self._banner and self._log.level >= INFO:
+            text = printable(banner).replace("\r", "").replace("\n", "\r\n")
+            write_fully(2, text.encode("utf-8", "replace"))
+        self._banner = banner or self._banner
+
+    def _warn_of_weak_exchange(self, client: ClientConversation) -> None:
+        exchange = client.conversation.engine.key_exchange
+        if self._options.warn_weak_crypto == "yes" and "MLKEM" not in exchange.upper():
+            self._log.info(
+                "** WARNING: connection is not using a post-quantum key exchange algorithm."
+            )
+            self._log.info("** What is recorded today may be read by a quantum computer later.")
+
+    def _run_local_command(self) -> None:
+        """LocalCommand, with our own standard streams. Its exit status is its own business."""
+        import subprocess
+
+        command = wishes.local_command_text(self._invocation)
+        self._log.debug(f"Executing command: '{command}'")
+        shell = os.environ.get("SHELL") or "/bin/sh"
+        subprocess.run([shell, "-c", command], check=False)
+
+    # ----- session
+
+    def _ask(self, client: ClientConversation, wish: SessionWish, *, speculative: bool) -> Asked:
+        channel = client.conversation.open_channel(Session(), speculative=speculative)
+        try:
+            return ask_for_session(channel, wish, self._log)
+        except Unsupported as error:
+            raise Failure(str(error)) from None
+
+    async def _run_session(self, client: ClientConversation, wish: SessionWish) -> Ending:
+        asked = self._asked or self._ask(client, wish, speculative=False)
+        self._log.debug("Entering interactive session.")
+        return await SessionRun(asked, wish, self._log, connections=client.list_channels).run()
+
+    def _report(self, client: ClientConversation, ending: Ending) -> int:
+        """The last words, when the terminal is as before, and the exit status."""
+        has_terminal = self._session is not None and self._session.terminal is not None
+        if ending.signal_number is not None:
+            self._log.verbose(f"Killed by signal {ending.signal_number}.")
+        elif ending.status is None and client.gone.done():
+            self._log.error(client.gone.result())
+        elif has_terminal:
+            self._log.info(f"Connection to {self._options.hostname} closed.")
+        self._log.debug(f"Exit status {-1 if ending.status is None else ending.status}")
+        return FAILED if ending.status is None else ending.status
+
+
+def _is_legacy(response: ResponseHead) -> bool:
+    return response.version is not None and not response.version.spec
+
+
+# --------------------------------------------------------------------------- wishes
+
+
+def login_wishes(options: Options) -> Wishes:
+    return Wishes(
+        user=options.user,
+        host=options.host_key_alias or options.hostname,
+        methods=wishes.authentication_methods(options),
+        identity_files=wishes.identity_paths(options),
+        identities_only=options.identities_only,
+        agent_path=agent_path(options.identity_agent, os.environ),
+        agent_key=options.agent_public_key,
+        accepted_algorithms=options.pubkey_accepted_algorithms,
+        required_rsa_size=options.required_rsa_size,
+        password_prompts=options.number_of_password_prompts,
+        add_to_agent=options.add_keys_to_agent,
+    )
+
+
+def session_wish(invocation: Invocation) -> SessionWish | None:
+    """None with -N."""
+    options = invocation.options
+    if options.session_type == "none":
+        return None
+    is_subsystem = options.session_type == "subsystem"
+    wants_terminal = invocation.wants_tty or (options.force_pty and os.isatty(0))
+    terminal = None
+    if wants_terminal:
+        demanded = options.request_tty in ("yes", "force") or options.force_pty
+        term = wishes.terminal_type(options, os.environ)
+        terminal = TerminalWish.like(0, term, demanded=demanded)
+    return SessionWish(
+        command=None if is_subsystem else invocation.command or None,
+        subsystem=invocation.command if is_subsystem else None,
+        terminal=terminal,
+        environment=wishes.environment_of(options, os.environ),
+        escape_character=wishes.escape_character(options),
+        stdin_null=options.stdin_null,
+    )

@@ -1,0 +1,257 @@
+"""From a flight in the air to an open conversation: handshake, requests, and what became of either.
+
+The client's side of a Conversation's callbacks. Addresses are tried one after another; every end of
+the connection is turned into the one line that OpenSSH has for it.
+"""
+
+import asyncio
+import os
+from collections.abc import Sequence
+
+from sshoq.client.addresses import HostAddress
+from sshoq.client.first_flight import Flight, LinkWish, launch
+from sshoq.client.log import Failure, Log
+from sshoq.protocol.conversation import ConversationState
+from sshoq.protocol.messages import RefusalReason
+from sshoq.protocol.outcome import Code
+from sshoq.protocol.request import ConnectRequest, ResponseHead
+from sshoq.transport.channel import Channel
+from sshoq.transport.conversation import Conversation
+from sshoq.transport.events import AFTER_LOGIN, Address, Cause, Terminated
+
+LAST_WAIT = 20.0
+"""Seconds for an answer when ConnectTimeout is not given. TCP would wait for two minutes."""
+NEXT_WAIT = 5.0
+"""The same, when there is another address to try."""
+
+EXPORTER_LABEL = b"EXPORTER-SSH3"
+CONVERSATION_ID_LENGTH = 32
+
+
+class Unreachable(Exception):
+    """No handshake came about: str() says why, in the words of strerror()."""
+
+
+class _EagerConversation(Conversation):
+    """Believes an ICMP error at once while it is connecting: there is nothing yet to be lost."""
+
+    def _unreachable(self, error: OSError) -> None:
+        owner = self._owner
+        if isinstance(owner, ClientConversation) and not owner.ready.done():
+            owner.give_up(os.strerror(error.errno or 0))
+        else:
+            super()._unreachable(error)
+
+
+class ClientConversation:
+    """A conversation as the client lives it. Made on the event loop."""
+
+    def __init__(self, flight: Flight, host: str, log: Log) -> None:
+        loop = asyncio.get_running_loop()
+        self.target = flight.target
+        self.host = host
+        self.ready: asyncio.Future[None] = loop.create_future()
+        """Done when the server has shown its certificate and proven that it is its own."""
+        self.gone: asyncio.Future[str] = loop.create_future()
+        """Done when the connection has ended; the line that says how."""
+        self._log = log
+        self._response: asyncio.Future[ResponseHead | None] | None = None
+        self.logged_in = False
+        self.conversation = _EagerConversation(
+            flight.engine, flight.udp, ConversationState(is_client=True), self
+        )
+        self.conversation.start()
+
+    @property
+    def certificates(self) -> list[bytes]:
+        return self.conversation.engine.peer_certificates
+
+    @property
+    def conversation_id(self) -> bytes:
+        return self.conversation.engine.export(EXPORTER_LABEL, b"", CONVERSATION_ID_LENGTH)
+
+    async def handshake(self, wait: float) -> None:
+        """Until `ready`; Unreachable when that does not come about in time."""
+        try:
+            async with asyncio.timeout(wait):
+                await asyncio.shield(self.ready)
+        except TimeoutError:
+            self.give_up("Connection timed out")
+            self.ready.exception()
+            raise Unreachable("Connection timed out") from None
+
+    def give_up(self, reason: str) -> None:
+        if not self.ready.done():
+            self.ready.set_exception(Unreachable(reason))
+        self.conversation.close()
+
+    def answer_to(self, request: ConnectRequest) -> "asyncio.Future[ResponseHead | None]":
+        """Send the request now; what is written next leaves in the same flight."""
+        self._response = asyncio.get_running_loop().create_future()
+        if self.gone.done():
+            self._response.set_exception(Failure(self.gone.result()))
+        else:
+            self.conversation.send_request(request)
+        return self._response
+
+    def note_login(self) -> None:
+        """From here on the server may send more at a time."""
+        self.logged_in = True
+        self.conversation.raise_limits(AFTER_LOGIN)
+
+    def watch_server(self, interval: float, count: int) -> None:
+        """ServerAliveInterval: QUIC's own pings ask; here is only how long silence is borne."""
+        if interval <= 0 or self.gone.done():
+            return
+        loop = asyncio.get_running_loop()
+        if loop.time() - self.conversation.engine.last_received >= interval * max(1, count):
+            self.gone.set_result(f"Timeout, server {self.host} not responding.")
+            self.conversation.close()
+        else:
+            loop.call_later(interval, self.watch_server, interval, count)
+
+    async def close(self) -> None:
+        """Say goodbye, so that the server need not wait for silence."""
+        self.conversation.close(Code.NO_ERROR)
+        await self.conversation.over()
+
+    def list_channels(self) -> list[str]:
+        """For `~#`."""
+        channels = self.conversation.channels.values()
+        return [f"  #{n} {c.state.opening.type_name}" for n, c in enumerate(channels)]
+
+    # ----- what the conversation tells (ConversationOwner)
+
+    def send_ready(self) -> None:
+        if not self.ready.done():
+            self.ready.set_result(None)
+
+    def handshake_completed(self) -> None:
+        engine = self.conversation.engine
+        self._log.debug(f"kex: {engine.key_exchange}, cipher: {engine.cipher_suite}")
+
+    def settings_received(self) -> None:
+        names = self.conversation.traits.extensions
+        self._log.debug(f"extensions in common: {names!r}")
+
+    def request_received(self, stream_id: int, request: ConnectRequest) -> None:
+        """Servers request nothing; the rules have refused it already."""
+
+    def response_received(self, stream_id: int, response: ResponseHead | None) -> None:
+        if self._response is not None and not self._response.done():
+            self._response.set_result(response)
+
+    def channel_arrived(self, channel: Channel) -> None:
+        """Nothing was asked for that would make the server open one."""
+        channel.refuse(RefusalReason.ADMINISTRATIVELY_PROHIBITED, "not requested")
+
+    def routes_changed(self, added: bytes | None, removed: bytes | None) -> None: ...
+
+    def path_changed(self, address: Address) -> None: ...
+
+    def conversation_ended(self) -> None:
+        """The server ended the CONNECT stream: nothing more can be opened, what runs may end."""
+
+    def fault(self, text: str) -> None:
+        self._log.debug(f"protocol error: {text}")
+
+    def terminated(self, end: Terminated) -> None:
+        line = self._describe(end)
+        self._log.debug(f"connection ended: {end.cause.value}, code {end.code:#x} {end.reason}")
+        if not self.gone.done():
+            self.gone.set_result(line)
+        if not self.ready.done():
+            self.ready.set_exception(Unreachable(_handshake_failure(end)))
+        if self._response is not None and not self._response.done():
+            self._response.set_exception(Failure(*self._login_failure(end, line)))
+
+    def _describe(self, end: Terminated) -> str:
+        if end.cause is Cause.IDLE:
+            return f"Timeout, server {self.host} not responding."
+        if end.cause is Cause.LOCAL:
+            return f"Read from remote host {self.host}: {end.reason or 'Connection reset by peer'}"
+        return f"Connection to {self.host} closed by remote host."
+
+    def _login_failure(self, end: Terminated, line: str) -> tuple[str, ...]:
+        place = f"{self.target.ip} port {self.target.port}"
+        if not end.by_peer:
+            return (line,)
+        if end.reason:
+            return (
+                f"Received disconnect from {place}:{end.code}: {end.reason}",
+                f"Disconnected from {place}",
+            )
+        return (f"Connection closed by {place}",)
+
+
+def _handshake_failure(end: Terminated) -> str:
+    if end.cause is Cause.IDLE:
+        return "Connection timed out"
+    reason = end.reason or end.cause.value
+    return f"QUIC handshake failed ({reason}, code {end.code:#x})"
+
+
+# --------------------------------------------------------------------------- addresses
+
+
+async def reach(
+    targets: Sequence[HostAddress],
+    wish: LinkWish,
+    host: str,
+    log: Log,
+    *,
+    first: Flight | OSError,
+    patience: float | None,
+    attempts: int = 1,
+) -> ClientConversation:
+    """The first address that answers. Unreachable says why the last one did not.
+
+    `first` is what became of the flight to the first address, which left before anything else;
+    `patience` is for all addresses together (ConnectTimeout).
+    """
+    loop = asyncio.get_running_loop()
+    deadline = None if patience is None else loop.time() + patience
+    flight: Flight | OSError | None = first
+    reason = "failure"
+    tries = [target for _ in range(max(1, attempts)) for target in targets]
+    for number, target in enumerate(tries):
+        if number and number % len(targets) == 0:
+            log.debug("Trying again...")
+        wait = LAST_WAIT if number == len(tries) - 1 else NEXT_WAIT
+        if deadline is not None:
+            wait = deadline - loop.time()
+        log.debug(f"Connecting to {host} [{target.ip}] port {target.port}.")
+        try:
+            return await _try_address(target, wish, host, log, flight, wait)
+        except Unreachable as error:
+            reason = str(error)
+            log.debug(f"connect to address {target.ip} port {target.port}: {reason}")
+        flight = None
+        if deadline is not None and loop.time() >= deadline:
+            break
+    raise Unreachable(reason)
+
+
+async def _try_address(
+    target: HostAddress,
+    wish: LinkWish,
+    host: str,
+    log: Log,
+    flight: Flight | OSError | None,
+    wait: float,
+) -> ClientConversation:
+    if flight is None:
+        try:
+            flight = launch(target, wish)
+        except OSError as error:
+            flight = error
+    if isinstance(flight, OSError):
+        raise Unreachable(_reason(flight))
+    client = ClientConversation(flight, host, log)
+    await client.handshake(max(0.0, wait))
+    log.debug("Connection established.")
+    return client
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)

@@ -1,0 +1,212 @@
+"""Whether the server is the right one, before any credential is sent to it.
+
+The decision is host_policy's; here it gets its files and its words. It is first made without
+asking: for a known host, the common case, that is the end of it and costs no thread. Only if a
+question turns out to be needed is it made again where it may wait for the answer.
+"""
+
+import os
+import time
+from collections.abc import Sequence
+from functools import partial
+
+from sshoq.auth.certificates import CertificateError, read_leaf
+from sshoq.auth.host_policy import DEBUG, ERROR, HostPolicy, Verdict, judge_host
+from sshoq.auth.keys import KeyFormatError, PublicKey, parse_public_key
+from sshoq.auth.known_hosts import KnownHosts, KnownHostsError, host_with_port, read_go_pins
+from sshoq.client.log import Failure, Log
+from sshoq.client.prompt import Prompter, PromptNeeded, run_with_prompts
+from sshoq.config.lexer import ConfigSyntaxError, split_words
+from sshoq.config.options import Options
+from sshoq.config.patterns import match_pattern_list
+from sshoq.config.tokens import ExpansionError, expand
+
+EXPOSED = ("Password authentication", "Agent forwarding", "X11 forwarding")
+"""What a false server could abuse. A host that is let pass only by StrictHostKeyChecking=no gets
+none."""
+
+KRL_MAGIC = b"SSHKRL\n\0"
+
+
+def policy_of(options: Options, address: str | None) -> HostPolicy:
+    """What the configuration says about trust, for a server at this address."""
+    return HostPolicy(
+        host=options.hostname.lower(),
+        port=options.quic_port,
+        address=address,
+        strict=options.strict_host_key_checking,
+        alias=options.host_key_alias,
+        user_files=options.user_known_hosts_files,
+        global_files=options.global_known_hosts_files,
+        pins=_pins(options),
+        hash_known_hosts=options.hash_known_hosts,
+        visual_host_key=options.visual_host_key,
+        fingerprint_hash=options.fingerprint_hash.lower(),
+        check_host_ip=options.check_host_ip,
+        trust_localhost=options.no_host_authentication_for_localhost,
+        required_rsa_size=options.required_rsa_size,
+        exposed=EXPOSED,
+    )
+
+
+def _pins(options: Options) -> list[bytes]:
+    """The Go client's known_hosts, and the certificate that the configuration names."""
+    path = os.path.join(options.config_dir, "known_hosts")
+    pins = read_go_pins(path, options.hostname, options.quic_port, options.url_path)
+    if options.server_certificate:
+        pins.append(_read_certificate(options.server_certificate))
+    return pins
+
+
+
+
+def _read_certificate(path: str) -> bytes:
+    """ServerCertificate: one certificate, PEM or DER."""
+    from binascii import Error, a2b_base64
+
+    try:
+        with open(path, "rb") as file:
+            data = file.read(1 << 20)
+    except OSError as error:
+        raise Failure(f"ServerCertificate {path}: {error.strerror}") from None
+    if b"-----BEGIN CERTIFICATE-----" not in data:
+        return data
+    body = data.partition(b"-----BEGIN CERTIFICATE-----")[2].partition(b"-----END")[0]
+    try:
+        return a2b_base64(body)
+    except Error:
+        raise Failure(f"ServerCertificate {path}: invalid format") from None
+
+
+async def check_host(
+    chain: Sequence[bytes], options: Options, address: str, prompter: Prompter, log: Log
+) -> Verdict:
+    """Failure unless the host is accepted. Meanwhile the connection is kept alive."""
+    if options.insecure:
+        log.debug("host key checking is switched off (-insecure)")
+        return Verdict(True)
+    try:
+        key = read_leaf(chain[0]).key
+    except CertificateError:
+        key = None  # judged below: a pin may vouch for a key that SSH has no form for
+    if key is not None:
+        _check_key(key, options, address, log)
+    try:
+        known = _known_hosts(options, address, key)
+        judge = partial(judge_host, chain, policy_of(options, address), known, now=time.time())
+        verdict = await _judge(judge, prompter, log)
+    except KnownHostsError as error:
+        raise Failure(str(error)) from None
+    if not verdict.accepted:
+        raise Failure()
+    return verdict
+
+
+async def _judge(judge: "partial[Verdict]", prompter: Prompter, log: Log) -> Verdict:
+    said: list[tuple[str, str]] = []
+
+    def ask(question: str) -> str | None:
+        return prompter.answer(question)
+
+    def tell(level: str, text: str) -> None:
+        _say(log, level, text)
+
+    try:
+        first_ask = None if prompter.batch else _refuse_to_ask
+        verdict = judge(ask=first_ask, tell=lambda level, text: said.append((level, text)))
+    except PromptNeeded:  # what was said up to the question will be said again
+        return await run_with_prompts(prompter, partial(judge, ask=ask, tell=tell))
+    for level, text in said:
+        tell(level, text)
+    return verdict
+
+
+def _refuse_to_ask(question: str) -> str | None:
+    raise PromptNeeded(question)
+
+
+def _say(log: Log, level: str, text: str) -> None:
+    write = {ERROR: log.error, DEBUG: log.debug}.get(level, log.info)
+    for line in text.split("\n"):
+        write(line)
+
+
+def _known_hosts(options: Options, address: str, key: PublicKey | None) -> KnownHosts:
+    files = [*options.user_known_hosts_files, *options.global_known_hosts_files]
+    known = KnownHosts.from_files(file for file in files if file != "none")
+    if options.known_hosts_command and key is not None:
+        known.add_text("KnownHostsCommand", _ask_command(options, address, key))
+    return known
+
+
+def _ask_command(options: Options, address: str, key: PublicKey) -> bytes:
+    """What KnownHostsCommand prints about the host, and about its address if that is checked,
+    too."""
+    import subprocess
+
+    host = options.host_key_alias or options.hostname
+    asked = [("HOSTNAME", host_with_port(host, options.quic_port))]
+    if options.check_host_ip:
+        asked.append(("ADDRESS", host_with_port(address, options.quic_port)))
+    output = b""
+    for reason, name in asked:
+        tokens = {
+            "f": key.fingerprint(),
+            "H": name,
+            "I": reason,
+            "K": key.base64,
+            "t": key.algorithm,
+            "h": options.hostname,
+            "k": host,
+            "p": str(options.quic_port),
+            "r": options.user,
+        }
+        command = options.known_hosts_command or ""
+        try:
+            program, *words = split_words(command)
+            argv = [program, *(expand(word, tokens, os.environ) for word in words)]
+            output += subprocess.run(argv, stdout=subprocess.PIPE, check=True).stdout
+        except (ConfigSyntaxError, ExpansionError, OSError, ValueError) as error:
+            raise Failure(f"KnownHostsCommand {command}: {error}") from None
+        except subprocess.CalledProcessError as error:
+            raise Failure(f"KnownHostsCommand failed: exit status {error.returncode}") from None
+    return output
+
+
+def _check_key(key: PublicKey, options: Options, address: str, log: Log) -> None:
+    """HostKeyAlgorithms and RevokedHostKeys, which hold whoever vouches for the key."""
+    log.debug(f"Server host key: {key.algorithm} {key.fingerprint()}")
+    names = ("rsa-sha2-256", "rsa-sha2-512") if key.algorithm == "ssh-rsa" else (key.algorithm,)
+    if not any(match_pattern_list(name, options.host_key_algorithms) == 1 for name in names):
+        raise Failure(
+            f"Unable to negotiate with {address} port {options.quic_port}: "
+            f"no matching host key type found. Their offer: {names[0]}"
+        )
+    for path in options.revoked_host_keys:
+        if path != "none" and key in _revoked_keys(path):
+            raise Failure(
+                f"Host key {key.kind.name} {key.fingerprint()} revoked by file {path}",
+                "Host key verification failed.",
+            )
+
+
+def _revoked_keys(path: str) -> set[PublicKey]:
+    """A list of public keys. What cannot be read might revoke this very key, so it is fatal."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(16 << 20)
+    except OSError as error:
+        raise Failure(
+            f"Error checking host key in revoked keys file {path}: {error.strerror}",
+            "Host key verification failed.",
+        ) from None
+    if data.startswith(KRL_MAGIC):
+        raise Failure(f"{path}: key revocation lists (KRL) are not supported yet by sshoq")
+    keys = set()
+    for line in data.splitlines():
+        if line.strip() and not line.lstrip().startswith(b"#"):
+            try:
+                keys.add(parse_public_key(line))
+            except KeyFormatError:
+                continue
+    return keys

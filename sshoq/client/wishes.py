@@ -1,0 +1,151 @@
+"""The options of a run as the wishes of its parts, and the one line for each wish that cannot be
+granted yet.
+
+Pure, but for the environment and the terminal it is asked to look at.
+"""
+
+import os
+from collections.abc import Mapping
+
+from sshoq.client.log import Failure
+from sshoq.config.keywords import DEFAULT_IDENTITIES
+from sshoq.config.options import Options
+from sshoq.config.patterns import match_pattern
+from sshoq.config.resolve import Invocation
+from sshoq.config.surroundings import Surroundings
+from sshoq.config.tokens import ExpansionError, Tokens, expand
+
+MAX_NAME = 256
+MAX_VALUE = 16384
+"""Longer variables are not sent: the protocol has no room for them."""
+
+_NOT_YET = "{} is not supported yet by sshoq"
+
+_ACTIONS = {
+    "control": "-O",
+    "stdio": "--stdio",
+    "sftp": "-sftp",
+    "scp": "-scp",
+}
+
+
+def not_supported(invocation: Invocation) -> str | None:
+    """The line that says what this run asks for in vain; None if it can go on."""
+    options = invocation.options
+    asked = {
+        _ACTIONS.get(invocation.action, ""): invocation.action in _ACTIONS,
+        "-W": options.stdio_forward is not None,
+        "-J (ProxyJump)": options.proxy_jump is not None,
+        "-proxy-jump (UDPProxyJump)": options.udp_proxy_jump is not None,
+        "ProxyCommand": options.proxy_command is not None,
+        "-L or -D (LocalForward, DynamicForward)": bool(options.local_forwards),
+        "-R (RemoteForward)": bool(options.remote_forwards),
+        "-w (Tunnel)": options.tunnel != "no",
+        "-I (PKCS11Provider)": options.pkcs11_provider is not None,
+        "-use-oidc": options.use_oidc is not None,
+    }
+    words = invocation.ssh_arguments or ()
+    asked |= {letter: letter in words for letter in ("-A", "-X", "-Y", "-M")}
+    name = next((name for name, wanted in asked.items() if wanted), None)
+    return None if name is None else _NOT_YET.format(name)
+
+
+def harmlessly_ignored(options: Options) -> list[str]:
+    """What a configuration file may wish for every host, and what is left out without harm."""
+    ignored = {
+        "ForwardAgent": options.forward_agent,
+        "ForwardX11": options.forward_x11,
+        "ControlMaster": options.control_master != "no",
+        "CertificateFile": bool(options.certificate_files),
+        "GSSAPIAuthentication": options.gssapi_authentication,
+        "HostbasedAuthentication": options.hostbased_authentication,
+        "Compression": options.compression == "yes",
+    }
+    return [f"{name} is not supported yet by sshoq, ignored" for name, on in ignored.items() if on]
+
+
+# --------------------------------------------------------------------------- authentication
+
+
+def authentication_methods(options: Options) -> tuple[str, ...]:
+    """PreferredAuthentications, without what is switched off."""
+    text = options.preferred_authentications or "publickey,password"
+    if options.use_password and _has_default_keys(options):
+        text = "password,publickey"  # the Go client's -use-password, when no key was named
+    off = set()
+    if options.pubkey_authentication == "no":
+        off.add("publickey")
+    if not options.password_authentication:
+        off.add("password")
+    return tuple(method for method in text.split(",") if method not in off)
+
+
+def _has_default_keys(options: Options) -> bool:
+    default = tuple(path for path, _ in DEFAULT_IDENTITIES)
+    return options.identity_files == default and options.agent_public_key is None
+
+
+def identity_paths(options: Options) -> tuple[str, ...]:
+    """The key files, "none" left out, expanded, each once."""
+    paths = [options.expand_path(p) for p in options.identity_files if p.lower() != "none"]
+    return tuple(dict.fromkeys(paths))
+
+
+# --------------------------------------------------------------------------- session
+
+
+def environment_of(options: Options, environ: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """SendEnv by name, then SetEnv, which so has the last word at the server."""
+    sent = [
+        (name, value)
+        for name, value in environ.items()
+        if any(match_pattern(name, pattern) for pattern in options.send_env)
+    ]
+    sent += [_split_variable(text) for text in options.set_env]
+    return tuple(pair for pair in sent if _fits(*pair))
+
+
+def _split_variable(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    return name, value
+
+
+def _fits(name: str, value: str) -> bool:
+    return 0 < len(os.fsencode(name)) <= MAX_NAME and len(os.fsencode(value)) <= MAX_VALUE
+
+
+def terminal_type(options: Options, environ: Mapping[str, str]) -> str:
+    """TERM of SetEnv wins over the user's own."""
+    for text in options.set_env:
+        name, value = _split_variable(text)
+        if name == "TERM":
+            return value
+    return environ.get("TERM", "")
+
+
+def escape_character(options: Options) -> bytes | None:
+    return None if options.escape_char is None else bytes((options.escape_char,))
+
+
+def local_command_text(invocation: Invocation) -> str:
+    """LocalCommand with its tokens; there is no tunnel, so %T is NONE."""
+    options = invocation.options
+    surroundings = Surroundings()
+    tokens = Tokens(
+        d=surroundings.home,
+        h=invocation.host,
+        i=str(surroundings.uid),
+        j=options.jump_hosts[-1].host if options.jump_hosts else "",
+        k=options.host_key_alias or invocation.typed_host,
+        L=surroundings.host.partition(".")[0],
+        l=surroundings.host,
+        n=invocation.typed_host,
+        p=str(options.port),
+        r=options.user,
+        u=surroundings.user,
+        T="NONE",
+    )
+    try:
+        return expand(options.local_command or "", tokens)
+    except ExpansionError as error:
+        raise Failure(*error.lines) from None
