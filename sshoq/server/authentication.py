@@ -7,6 +7,7 @@ through the same steps as one who may, and every failure takes as long as the ne
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import hmac
 import os
@@ -21,7 +22,7 @@ from sshoq.server.account import Account, find_account, host_matches, refusal
 from sshoq.server.config import LoginConfig, ServerConfig
 from sshoq.server.connection import ConnectionFacts
 from sshoq.server.login import is_root
-from sshoq.server.pam import PamTransaction
+from sshoq.server.pam import PamError, PamTransaction, load_library
 from sshoq.server.privsep import Authenticate, AuthenticationResult
 from sshoq.server.records import RecordFiles, record_failure
 from sshoq.server.rights import LoginRights
@@ -40,6 +41,24 @@ _TIMING_SECRET = os.urandom(32)
 ACCEPTED = AuthenticationResult.ACCEPTED
 REFUSED = AuthenticationResult.REFUSED
 CLOSED = AuthenticationResult.CLOSED
+
+
+def preload() -> None:
+    """Main, before it forks: what would else be imported, or set up by OpenSSL, in each monitor
+    anew, while somebody waits. token.py and keys.py import late for the client's sake.
+    """
+    import json  # noqa: F401
+
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives import hashes  # noqa: F401
+    from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils  # noqa: F401
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    with contextlib.suppress(InvalidSignature):
+        Ed25519PrivateKey.generate().public_key().verify(bytes(64), b"")
+    if is_root():
+        with contextlib.suppress(PamError):
+            load_library()
 
 
 class Evidence(NamedTuple):

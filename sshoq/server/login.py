@@ -173,8 +173,8 @@ def reset_signals() -> None:
     """Dispositions and mask as a program expects them; Python itself ignores SIGPIPE and
     SIGXFSZ."""
     signal.set_wakeup_fd(-1)
-    for number in signal.valid_signals():
-        if number not in (signal.SIGKILL, signal.SIGSTOP):
+    for number in range(1, signal.NSIG):
+        if signal.getsignal(number) != signal.SIG_DFL:  # asking is free, setting costs a call each
             with contextlib.suppress(OSError, ValueError):
                 signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -40,7 +40,8 @@ SYSCALLS: dict[str, tuple[int | None, int | None]] = {  # number on x86_64, on a
     "rt_sigpending": (127, 136), "sigaltstack": (131, 132),
     # what is harmless to know
     "getpid": (39, 172), "getppid": (110, 173), "gettid": (186, 178), "getuid": (102, 174),
-    "geteuid": (107, 175), "getgid": (104, 176), "getegid": (108, 177), "getgroups": (115, 158),
+    "getresuid": (118, 148), "getresgid": (120, 150), "geteuid": (107, 175), "getgid": (104, 176),
+    "getegid": (108, 177), "getgroups": (115, 158),
     "getpgrp": (111, None), "getpgid": (121, 155), "getsid": (124, 156), "uname": (63, 160),
     "sysinfo": (99, 179), "getcpu": (309, 168), "sched_yield": (24, 124),
     "sched_getaffinity": (204, 123), "getrandom": (318, 278), "getrlimit": (97, 163),

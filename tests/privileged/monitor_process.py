@@ -6,6 +6,7 @@ import sys
 
 from sshoq.auth.private_keys import load_private_key
 from sshoq.server import log
+from sshoq.server.authentication import preload
 from sshoq.server.config import load
 from sshoq.server.connection import ConnectionFacts
 from sshoq.server.identity import Identity
@@ -13,16 +14,17 @@ from sshoq.server.monitor import run_monitor
 
 
 def main() -> int:
+    preload()
     config_file, key_file, to_network, to_main = sys.argv[1:]
     config = load(config_file)
     log.to_stderr(log.LEVELS[config.log_level])
     identity = Identity((b"certificate",), load_private_key(key_file), key_file)
-    ends = [socket.socket(fileno=int(number)) for number in (to_network, to_main)]
-    for end in ends:
-        end.set_inheritable(False)
+    network, main = (socket.socket(fileno=int(number)) for number in (to_network, to_main))
+    network.set_inheritable(False)
+    main.set_inheritable(False)
     os.setsid()
     facts = ConnectionFacts("192.0.2.7", 40007, "192.0.2.1", 443)
-    return run_monitor(*ends, config, identity, facts)
+    return run_monitor(network, main, config, identity, facts)
 
 
 if __name__ == "__main__":

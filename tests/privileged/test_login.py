@@ -1,6 +1,9 @@
 from __future__ import annotations
+
 from pathlib import Path
+
 import pytest
+
 from tests.accounts import Account
 from tests.privileged.monitor_driver import Monitor
 
