@@ -9,9 +9,9 @@ up.
 import asyncio
 import select
 import socket
-import sys
 import time
 import traceback
+from contextlib import suppress
 from typing import NamedTuple
 
 from sshoq.protocol.conversation import ConversationState
@@ -84,6 +84,7 @@ LINGER = 10.0
 EARLY_SESSIONS = 10
 """MaxSessions until the monitor has told; the session leader holds the real limit, too."""
 
+MAX_TRACE = 3000
 MAX_LOG = 500
 MAX_LOG_LINES = 200
 """Per connection: a hostile client cannot fill the disk with what we say of it."""
@@ -108,10 +109,17 @@ def run_network(start: NetworkStart) -> int:
         asyncio.run(_serve_connection(start))
     except PrivsepError:
         return 1  # the monitor is gone, and with it whoever could be told why
-    except BaseException:
-        traceback.print_exc(file=sys.stderr)
+    except BaseException as error:
+        _confess(start.monitor, error)
         return 70
     return 0
+
+
+def _confess(monitor: socket.socket, error: BaseException) -> None:
+    """A bug of ours. The monitor writes it down: a confined process has no log of its own."""
+    text = " | ".join(line.strip() for line in traceback.format_exception(error))
+    with suppress(OSError, PrivsepError):
+        PrivsepSocket(monitor, TO_MONITOR, FROM_MONITOR).send(LogLine(INFO, text[-MAX_TRACE:]))
 
 
 async def _serve_connection(start: NetworkStart) -> None:

@@ -34,6 +34,7 @@ from sshoq.server.privsep import (
     close_all,
     make_pair,
 )
+from sshoq.server.rehearsal import rehearse
 from sshoq.server.sandbox import confine_network, confine_router
 from sshoq.transport.packets import (
     FirstPacket,
@@ -296,6 +297,7 @@ def run_router(listener: socket.socket, to_main: socket.socket, number: int) -> 
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     listener.setblocking(False)
     main = PrivsepSocket(to_main, ROUTER_TO_MAIN, MAIN_TO_ROUTER)
+    rehearse()
     gc.collect()
     gc.freeze()  # what is loaded now stays shared with every network process
     confine_router()
