@@ -1,0 +1,196 @@
+"""The server's key and certificate."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+
+from sshoq.auth.certificates import read_leaf
+from sshoq.server import identity as server_identity
+from sshoq.server import log
+from sshoq.server.config import load
+from sshoq.server.identity import Identity, IdentityError, ensure_certificate, load_identity
+
+CONTENT = b"content"
+DIGESTS: dict[int, hashes.HashAlgorithm] = {
+    **dict.fromkeys((0x0804, 0x0403), hashes.SHA256()),
+    **dict.fromkeys((0x0805, 0x0503), hashes.SHA384()),
+    **dict.fromkeys((0x0806, 0x0603), hashes.SHA512()),
+}
+
+
+def make_key(directory: Path, kind: str, *options: str) -> Path:
+    path = directory / kind
+    command = ["ssh-keygen", "-q", "-t", kind, *options, "-N", "", "-f", str(path)]
+    subprocess.run(command, check=True)
+    return path
+
+
+def identify(*lines: str) -> Identity:
+    return load_identity(load(None, lines))
+
+
+def verify(identity: Identity, scheme: int) -> None:
+    """The way a TLS client would."""
+    key = x509.load_der_x509_certificate(identity.certificates[0]).public_key()
+    signature = identity.sign(scheme, CONTENT)
+    if isinstance(key, ed25519.Ed25519PublicKey):
+        key.verify(signature, CONTENT)
+    elif isinstance(key, rsa.RSAPublicKey):
+        digest = DIGESTS[scheme]
+        pss = padding.PSS(padding.MGF1(digest), padding.PSS.DIGEST_LENGTH)
+        key.verify(signature, CONTENT, pss, digest)
+    else:
+        assert isinstance(key, ec.EllipticCurvePublicKey)
+        key.verify(signature, CONTENT, ec.ECDSA(DIGESTS[scheme]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "schemes"),
+    [
+        ("ed25519", [], (0x0807,)),
+        ("rsa", ["-b", "2048"], (0x0804, 0x0805, 0x0806)),
+        ("ecdsa", ["-b", "256"], (0x0403,)),
+        ("ecdsa", ["-b", "384"], (0x0503,)),
+        ("ecdsa", ["-b", "521"], (0x0603,)),
+    ],
+)
+def test_a_host_key_signs_with_the_schemes_of_its_kind(
+    tmp_path: Path, kind: str, options: list[str], schemes: tuple[int, ...]
+) -> None:
+    path = make_key(tmp_path, kind, *options)
+    identity = identify(f"HostKey {path}")
+    assert identity.schemes == schemes
+    for scheme in schemes:
+        verify(identity, scheme)
+    for scheme in {0x0807, 0x0804, 0x0403, 0x0503, 0x0603, 0x0401, 0} - set(schemes):
+        with pytest.raises(ValueError, match="does not fit"):
+            identity.sign(scheme, CONTENT)
+
+
+def test_the_certificate_shows_the_ssh_key_and_is_the_same_at_each_start(tmp_path: Path) -> None:
+    path = make_key(tmp_path, "ed25519")
+    first, second = identify(f"HostKey {path}"), identify(f"HostKey {path}")
+    assert first.certificates == second.certificates
+    shown = read_leaf(first.certificates[0]).key
+    public = path.with_suffix(".pub").read_text().split()
+    assert [shown.algorithm, shown.base64()] == public[:2]
+    assert first.fingerprint.startswith("ssh-ed25519 SHA256:")
+
+
+def test_ed25519_comes_first_whatever_the_order(tmp_path: Path) -> None:
+    keys = [make_key(tmp_path, kind) for kind in ("rsa", "ecdsa", "ed25519")]
+    lines = [f"HostKey {path}" for path in keys]
+    assert identify(*lines).source == str(keys[2])
+    assert identify(*lines, "HostKeyAlgorithms rsa-sha2-*").source == str(keys[0])
+    with pytest.raises(IdentityError, match="no hostkeys available"):
+        identify(lines[0], "HostKeyAlgorithms ssh-ed25519")
+
+
+def test_a_key_that_others_can_read_is_refused_in_sshds_words(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = make_key(tmp_path, "ed25519")
+    path.chmod(0o644)
+    log.to_stderr(log.INFO)
+    with pytest.raises(IdentityError, match="no hostkeys available -- exiting"):
+        identify(f"HostKey {path}")
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[3] == f"Permissions 0644 for '{path}' are too open."
+    assert lines[-2:] == [
+        f'Unable to load host key "{path}": bad permissions',
+        f"Unable to load host key: {path}",
+    ]
+
+
+def test_one_bad_key_among_good_ones_is_only_reported(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = make_key(tmp_path, "ecdsa")
+    log.to_stderr(log.INFO)
+    assert identify("HostKey /nowhere", f"HostKey {path}").source == str(path)
+    assert capfd.readouterr().err == "Unable to load host key: /nowhere\n"
+
+
+def test_sshds_keys_are_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = [make_key(tmp_path, kind) for kind in ("ecdsa", "rsa")]
+    paths = (str(tmp_path / "none"), *map(str, keys))
+    monkeypatch.setattr(server_identity, "HOST_KEYS", paths)
+    assert identify().source == str(keys[0])
+
+
+def test_without_any_key_one_is_made_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_identity, "HOST_KEYS", ())
+    monkeypatch.setattr(server_identity, "own_directory", lambda: str(tmp_path / "state"))
+    first = identify()
+    assert identify().certificates == first.certificates
+    assert Path(first.source).stat().st_mode & 0o777 == 0o600
+    assert sorted(os.listdir(tmp_path / "state")) == [
+        "ssh_host_ed25519_key",
+        "ssh_host_ed25519_key.pub",
+    ]
+    subprocess.run(["ssh-keygen", "-yf", first.source], check=True, capture_output=True)
+
+
+def test_a_users_own_key_is_with_the_users_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setenv("XDG_STATE_HOME", "/state")
+    assert server_identity.own_directory() == "/state/sshoq"
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setenv("HOME", "/home/u")
+    assert server_identity.own_directory() == "/home/u/.local/state/sshoq"
+
+
+# --------------------------------------------------------------------------- PEM files
+
+
+def test_a_pair_is_made_when_both_are_missing(tmp_path: Path) -> None:
+    certificate, key = str(tmp_path / "c"), str(tmp_path / "k")
+    ensure_certificate(certificate, key)
+    before = Path(certificate).read_bytes()
+    ensure_certificate(certificate, key)
+    assert Path(certificate).read_bytes() == before
+    identity = identify(f"Certificate {certificate}", f"CertificateKey {key}")
+    verify(identity, 0x0807)
+    loaded = serialization.load_pem_private_key(Path(key).read_bytes(), None)
+    assert isinstance(loaded, ed25519.Ed25519PrivateKey)
+
+
+@pytest.mark.parametrize("present", ["c", "k"])
+def test_half_a_pair_is_left_alone(tmp_path: Path, present: str) -> None:
+    (tmp_path / present).write_text("precious")
+    with pytest.raises(IdentityError, match="not overwriting"):
+        ensure_certificate(str(tmp_path / "c"), str(tmp_path / "k"))
+    assert os.listdir(tmp_path) == [present]
+
+
+def test_the_whole_chain_is_shown(tmp_path: Path) -> None:
+    ensure_certificate(str(tmp_path / "c"), str(tmp_path / "k"))
+    ensure_certificate(str(tmp_path / "c2"), str(tmp_path / "k2"))
+    chain = (tmp_path / "c").read_bytes() + (tmp_path / "c2").read_bytes()
+    (tmp_path / "chain").write_bytes(chain)
+    identity = identify(f"Certificate {tmp_path}/chain", f"CertificateKey {tmp_path}/k")
+    assert len(identity.certificates) == 2
+
+
+def test_a_key_of_another_certificate_is_refused(tmp_path: Path) -> None:
+    ensure_certificate(str(tmp_path / "c"), str(tmp_path / "k"))
+    ensure_certificate(str(tmp_path / "c2"), str(tmp_path / "k2"))
+    with pytest.raises(IdentityError, match="is not the key of"):
+        identify(f"Certificate {tmp_path}/c", f"CertificateKey {tmp_path}/k2")
+
+
+@pytest.mark.parametrize(
+    ("certificate", "message"), [("none", "No such file"), ("junk", "no certificate in PEM form")]
+)
+def test_an_unusable_certificate_is_named(tmp_path: Path, certificate: str, message: str) -> None:
+    ensure_certificate(str(tmp_path / "c"), str(tmp_path / "k"))
+    (tmp_path / "junk").write_text("junk")
+    with pytest.raises(IdentityError, match=message):
+        identify(f"Certificate {tmp_path}/{certificate}", f"CertificateKey {tmp_path}/k")
