@@ -6,10 +6,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.accounts import PAM_SERVICE, Account, PamService, make_account, make_pam_service
 from tests.janitor import Janitor
 from tests.needs import need_root
+
+# A busy machine is no failure: a deadline would time it, not the code.
+settings.register_profile("sshoq", deadline=None)
+settings.load_profile("sshoq")
 
 
 @pytest.fixture(scope="session")
