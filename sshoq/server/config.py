@@ -97,7 +97,6 @@ class Options:
 
     use_pam: bool
     pam_service_name: str
-    use_dns: bool
     strict_modes: bool
     authorized_keys_file: tuple[str, ...]
     """Tokens not expanded; () for none."""

@@ -603,6 +603,15 @@ def _harmless_only(*values: str) -> Kind:
 UNSET = _harmless_only("none")
 
 
+def _only_no(line: Line) -> bool:
+    if FLAG.parse(line):
+        raise BadValue(f'Unsupported option "{line.keyword}": sshoq-server cannot enforce it.')
+    return False
+
+
+NEVER = FLAG._replace(parse=_only_no)
+
+
 # --------------------------------------------------------------------------- the table
 
 
@@ -663,7 +672,7 @@ _ROWS = [
     _row("StrictModes", FLAG, True, GLOBAL),
     _row("PermitEmptyPasswords", FLAG, False, MATCH),
     _row("GatewayPorts", _choice("clientspecified", "yes", "no"), "no", MATCH, LATER),
-    _row("UseDNS", FLAG, False, GLOBAL),
+    _row("UseDNS", NEVER, False, GLOBAL, REFUSED),
     _row("AllowTcpForwarding", _FORWARDING, "yes", MATCH, LATER),
     _row("AllowAgentForwarding", FLAG, True, MATCH, LATER),
     _row("DisableForwarding", FLAG, False, MATCH, LATER),

@@ -1,6 +1,7 @@
 """The two command lines of the server."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from sshoq import __version__
+from sshoq.server import flags
 from sshoq.server.config import ConfigError, ServerConfig
 from sshoq.server.flags import Invocation, UsageError, parse_command_line
 from sshoq.server.main import read_configuration
@@ -265,3 +267,14 @@ def test_the_go_style_makes_its_certificate_once(tmp_path: Path) -> None:
     assert done.stderr == ""
     assert (tmp_path / "priv.key").stat().st_mode & 0o777 == 0o600
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cert.pem", "priv.key"]
+
+
+# --------------------------------------------------------------------------- the manual
+
+
+def test_the_manual_names_every_flag() -> None:
+    page = (Path(__file__).parents[2] / "man" / "sshoq-server.8").read_text()
+    named = set(re.findall(r"^\.It Fl ([\w-]+)", page, re.MULTILINE))
+    words = flags._SWITCHES | flags._VALUES
+    letters = {*flags._LETTERS, *flags._LETTER_LINES, *flags._WITH_ARGUMENT, "d"} - set("bcku")
+    assert named == words | letters

@@ -25,7 +25,8 @@ DIGESTS: dict[int, hashes.HashAlgorithm] = {
 
 def make_key(directory: Path, kind: str, *options: str) -> Path:
     path = directory / kind
-    command = ["ssh-keygen", "-q", "-t", kind, *options, "-N", "", "-f", str(path)]
+    bits = ["-b", "2048"] if kind == "rsa" else []  # a longer one takes seconds to make
+    command = ["ssh-keygen", "-q", "-t", kind, *bits, *options, "-N", "", "-f", str(path)]
     subprocess.run(command, check=True)
     return path
 
@@ -53,7 +54,7 @@ def verify(identity: Identity, scheme: int) -> None:
     ("kind", "options", "schemes"),
     [
         ("ed25519", [], (0x0807,)),
-        ("rsa", ["-b", "2048"], (0x0804, 0x0805, 0x0806)),
+        ("rsa", [], (0x0804, 0x0805, 0x0806)),
         ("ecdsa", ["-b", "256"], (0x0403,)),
         ("ecdsa", ["-b", "384"], (0x0503,)),
         ("ecdsa", ["-b", "521"], (0x0603,)),
@@ -78,7 +79,7 @@ def test_the_certificate_shows_the_ssh_key_and_is_the_same_at_each_start(tmp_pat
     assert first.certificates == second.certificates
     shown = read_leaf(first.certificates[0]).key
     public = path.with_suffix(".pub").read_text().split()
-    assert [shown.algorithm, shown.base64()] == public[:2]
+    assert [shown.algorithm, shown.base64] == public[:2]
     assert first.fingerprint.startswith("ssh-ed25519 SHA256:")
 
 
