@@ -200,6 +200,7 @@ def without_advice(result: dict[str, Any]) -> dict[str, Any]:
     return {**result, "said": re.sub("\0.*\n", "", result["said"])}
 
 
+@pytest.mark.xdist_group("ssh in a namespace")  # one scene serves every case
 @pytest.mark.privileged
 @pytest.mark.parametrize("name", CASES)
 def test_decision_is_the_one_of_ssh(scene: Scene, name: str) -> None:

@@ -14,14 +14,14 @@ from sshoq.auth.randomart import draw_randomart
 from tests.auth.keyring import KEY_TYPES, make_key, public_line
 
 
-@pytest.mark.parametrize("hash_name", ["sha256", "md5", "sha512"])
 @pytest.mark.parametrize("key_type", KEY_TYPES)
-def test_picture_is_the_one_of_ssh_keygen(tmp_path: Path, key_type: str, hash_name: str) -> None:
+def test_picture_is_the_one_of_ssh_keygen(tmp_path: Path, key_type: str) -> None:
     path = make_key(tmp_path, key_type)
-    command = ["ssh-keygen", "-lv", "-E", hash_name, "-f", str(path)]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     key = parse_public_key(public_line(path))
-    assert draw_randomart(key, hash_name).splitlines() == shown.splitlines()[1:]
+    for hash_name in ("sha256", "md5", "sha512"):
+        command = ["ssh-keygen", "-lv", "-E", hash_name, "-f", str(path)]
+        shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert draw_randomart(key, hash_name).splitlines() == shown.splitlines()[1:]
 
 
 @given(st.binary(min_size=32, max_size=32))
