@@ -10,7 +10,15 @@ from enum import Enum
 from typing import Any
 
 Address = tuple[Any, ...]
-"""A socket address as the socket module has it: (host, port), and two more fields for IPv6."""
+"""A socket address as the socket module has it. Engines and sockets here say (host, port), and take
+the four fields of IPv6 as well."""
+
+
+def plain_address(address: Address) -> tuple[str, int]:
+    """Host, with its %zone where it has one, and port: so that one peer never looks like two."""
+    if len(address) == 4 and address[3] and "%" not in address[0]:
+        return f"{address[0]}%{address[3]}", address[1]
+    return address[0], address[1]
 
 
 class Limits:

@@ -37,6 +37,7 @@ from sshoq.transport.events import (
     StreamReset,
     StreamStopped,
     Terminated,
+    plain_address,
 )
 from sshoq.transport.identity import (
     ECDSA_SCHEMES,
@@ -733,7 +734,7 @@ class Engine:
         if keylog is not None:
             configuration.secrets_log_file = cast(TextIO, _KeyLog(keylog))
         connection = _Connection(configuration, limits)
-        connection.connect(peer, now)
+        connection.connect(plain_address(peer), now)
         return cls(connection, keep_alive=keep_alive)
 
     @classmethod
@@ -769,8 +770,9 @@ class Engine:
         if self._terminated is not None:
             self._strays += len(datagrams)
             return
+        source = plain_address(peer)
         for datagram in datagrams:
-            self._take(datagram, peer, now)
+            self._take(datagram, source, now)
             if self._connection.is_over:
                 break
         self._collect()

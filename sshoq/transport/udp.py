@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from sshoq.transport.events import Address
+from sshoq.transport.events import Address, plain_address
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -118,7 +118,8 @@ class UdpSocket:
                     raise
                 self._error = error
                 continue
-            batches.setdefault(sender, []).extend(self._split(size, ancillary))
+            peer = self._peer or plain_address(sender)
+            batches.setdefault(peer, []).extend(self._split(size, ancillary))
         return list(batches.items())
 
     def take_error(self) -> OSError | None:
@@ -139,7 +140,7 @@ class UdpSocket:
 
     def send(self, datagrams: Sequence[bytes], address: Address | None = None) -> None:
         """Send to the connected peer, or elsewhere. What finds no room waits for `flush`."""
-        target = None if address == self._peer else address
+        target = None if address is None or plain_address(address) == self._peer else address
         if self._backlog:
             self._keep(datagrams, target)
             return
@@ -263,10 +264,10 @@ class UdpTransport:
 
 def _peer_of(sock: socket.socket) -> Address | None:
     try:
-        peer: Address = sock.getpeername()
+        peer = sock.getpeername()
     except OSError:
         return None
-    return peer
+    return plain_address(peer) if isinstance(peer, tuple) else None
 
 
 def _try_option(sock: socket.socket, level: int, option: int, value: int) -> bool:

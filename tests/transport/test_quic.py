@@ -12,6 +12,7 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from sshoq.transport import quic
 from sshoq.transport.events import (
@@ -30,7 +31,7 @@ from sshoq.transport.events import (
     StreamStopped,
     Terminated,
 )
-from sshoq.transport.identity import ServerIdentity
+from sshoq.transport.identity import RemoteKey, ServerIdentity, SignatureScheme
 from sshoq.transport.packets import (
     CID_LENGTH,
     FirstPacket,
@@ -125,6 +126,27 @@ def test_a_certificate_without_its_key_is_worth_nothing(kind: str) -> None:
     assert end_of(client).code == 0x100 + tls.AlertDescription.decrypt_error
     assert not client.told(HandshakeCompleted)
     assert not client.told(SendReady)
+
+
+def test_an_ecdsa_signature_must_fit_the_curve() -> None:
+    wrong = identity("p384")
+    key = host_key("p384")
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    wrong.key = RemoteKey(
+        SignatureScheme.ECDSA_P256,
+        lambda content, scheme: key.sign(content, ec.ECDSA(hashes.SHA256())),
+    )
+    link, client, _ = make_link(server_identity=wrong)
+    link.run(lambda: bool(client.told(Terminated)))
+    assert end_of(client).code == 0x100 + tls.AlertDescription.illegal_parameter
+
+
+def test_a_short_rsa_key_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """2048 bits are the least; a key of that size is used here as the short one, for its speed."""
+    monkeypatch.setattr(quic, "MIN_RSA_BITS", 2049)
+    link, client, _ = make_link(server_identity=identity("rsa"))
+    link.run(lambda: bool(client.told(Terminated)))
+    assert end_of(client).code == 0x100 + tls.AlertDescription.bad_certificate
 
 
 def test_what_the_signer_raises_is_not_swallowed() -> None:
@@ -743,10 +765,9 @@ def test_a_retry_costs_a_round_trip_and_shows_the_address() -> None:
     tickets = RetryTickets()
     client = Engine.client(SERVER, "host.example", now=0.0)
     first = first_datagrams(client)[0]
-    peer = (str(CLIENT[0]), int(CLIENT[1]))
-    client.receive([tickets.retry(first, peer, 0.0)], SERVER, 0.01)
+    client.receive([tickets.retry(first, CLIENT, 0.0)], SERVER, 0.01)
     again = first_datagrams(client, 0.01)
-    start = tickets.redeem(again[0], peer, 0.02)
+    start = tickets.redeem(again[0], CLIENT, 0.02)
     assert start.original_cid == FirstPacket.of(first).original_cid
     server = Engine.server(start, identity(), reset_key=RESET_KEY)
     assert server.connection_ids[0] == start.original_cid
@@ -827,6 +848,24 @@ def test_a_client_that_moves_keeps_its_connection() -> None:
     assert server.told(PathChanged) == [PathChanged(("198.51.100.7", 5555))]
     assert server.engine.peer_address == ("198.51.100.7", 5555)
     assert not server.told(Terminated)
+
+
+def test_a_peer_told_in_two_ways_has_not_moved() -> None:
+    there = ("2001:db8::2", 443, 0, 0)
+    client = Engine.client(there, None, now=0.0)
+    first = first_datagrams(client)
+    server = Engine.server(FirstPacket.of(first[0]), identity(), reset_key=RESET_KEY)
+    side = Side(server, SERVER)
+    server.receive(first, ("fe80::1", 40000, 0, 2), 0.0)
+    for address, datagrams in server.outgoing(0.0):
+        assert address == ("fe80::1%2", 40000)
+        client.receive(datagrams, ("2001:db8::2", 443), 0.0)
+    for address, datagrams in client.outgoing(0.0):
+        assert address == ("2001:db8::2", 443)
+        server.receive(datagrams, ("fe80::1%2", 40000), 0.0)
+    side.collect()
+    assert side.told(HandshakeCompleted)
+    assert not side.told(PathChanged)
 
 
 def test_an_address_that_does_not_answer_is_not_moved_to() -> None:

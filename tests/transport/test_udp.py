@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from sshoq.transport import udp
+from sshoq.transport.events import plain_address
 from sshoq.transport.udp import Batch, UdpSocket, UdpTransport
 
 ROUNDS = 2000
@@ -89,6 +90,35 @@ def test_a_connected_socket_still_sends_elsewhere(pair: tuple[UdpSocket, UdpSock
     pair[0].send([b"abc", b"def"], elsewhere.socket.getsockname())
     assert read_all(elsewhere, 2) == [b"abc", b"def"]
     elsewhere.close()
+
+
+@pytest.mark.parametrize(
+    ("raw", "plain"),
+    [
+        (("192.0.2.1", 5), ("192.0.2.1", 5)),
+        (("2001:db8::1", 5, 0, 0), ("2001:db8::1", 5)),
+        (("fe80::1", 5, 0, 3), ("fe80::1%3", 5)),
+        (("fe80::1%eth0", 5, 0, 3), ("fe80::1%eth0", 5)),
+    ],
+)
+def test_a_peer_has_one_address(raw: tuple[str, int], plain: tuple[str, int]) -> None:
+    assert plain_address(raw) == plain
+
+
+def test_ipv6_peers_are_known_by_host_and_port() -> None:
+    ends = [socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) for _ in range(2)]
+    for end in ends:
+        end.bind(("::1", 0))
+    port = ends[1].getsockname()[1]
+    sender = UdpSocket(ends[0])
+    receiver = UdpSocket(ends[1])
+    sender.send([b"abc"], ("::1", port))
+    ((source, datagrams),) = [batch for _ in range(ROUNDS) for batch in receiver.receive()]
+    assert (source, datagrams) == (("::1", ends[0].getsockname()[1]), [b"abc"])
+    receiver.reconnect(source)
+    assert receiver.peer == source
+    receiver.close()
+    sender.close()
 
 
 def test_reconnect_moves_the_peer(pair: tuple[UdpSocket, UdpSocket]) -> None:
