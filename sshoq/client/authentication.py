@@ -169,7 +169,8 @@ class Authentication:
                 succeeded = await self._try_passwords(send)
             if succeeded:
                 return method
-        raise Failure(f"{self._wishes.account}: Permission denied ({','.join(tried)}).")
+        # OpenSSH names what the server offers. Ours cannot say, so this is all that there is.
+        raise Failure(f"{self._wishes.account}: Permission denied ({','.join(METHODS)}).")
 
     # ----- publickey
 
