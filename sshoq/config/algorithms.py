@@ -84,10 +84,11 @@ DEFAULT_KEYS = (
     """),
     *DEFAULT_CA_SIGNATURES,
 )
-DEFAULT_GSS_KEX = (
-    "gss-group14-sha256-,gss-group16-sha512-,gss-nistp256-sha256-,gss-curve25519-sha256-,"
-    "gss-group14-sha1-,gss-gex-sha1-"
-)
+GSS_KEX = _names("""
+    gss-gex-sha1- gss-group1-sha1- gss-group14-sha1- gss-group14-sha256- gss-group16-sha512-
+    gss-nistp256-sha256- gss-curve25519-sha256-
+    """)
+DEFAULT_GSS_KEX = ",".join((*GSS_KEX[3:], GSS_KEX[2], GSS_KEX[0]))
 
 # Real names that this program cannot use itself: OpenSSH 10.5 has the first as an experiment.
 _FOREIGN_KEYS = ("ssh-mldsa44-ed25519@openssh.com", "ssh-mldsa44-ed25519-cert-v01@openssh.com")
@@ -124,6 +125,7 @@ def unknown_key(text: str) -> str | None:
 unknown_cipher = known(CIPHERS)
 unknown_mac = known(MACS)
 unknown_kex = known(KEX)
+unknown_gss_kex = known(GSS_KEX)
 
 
 def list_error(text: str, check: Callable[[str], str | None]) -> str | None:
@@ -169,6 +171,7 @@ _QUERIES = {
     "cipher-auth": AUTHENTICATED_CIPHERS,
     "compression": ("none", "zlib@openssh.com"),
     "kex": KEX,
+    "kex-gss": GSS_KEX,
     "key": KEYS,
     "key-ca-sign": SIGNATURES,
     "key-cert": CERTIFICATE_KEYS,

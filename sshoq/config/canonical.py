@@ -16,15 +16,16 @@ class Canonicalizer:
         self.surroundings = surroundings
         self.notes = notes
         self.mode = str(self._setting("canonicalizehostname"))
-        self.direct = not self._is_set("proxy_command") and not self._is_set("proxy_jump")
+        # OpenSSH takes even "ProxyJump none" for a proxy here.
+        self.direct = not self._has_proxy_command() and settings.get("proxy_jump") is None
 
     def _setting(self, keyword: str) -> object:
         row = KEYWORDS[keyword]
         return self.settings.get(row.attribute, row.default)
 
-    def _is_set(self, attribute: str) -> bool:
-        value = self.settings.get(attribute)
-        return isinstance(value, str) and value.lower() not in ("", "none")
+    def _has_proxy_command(self) -> bool:
+        command = self.settings.get("proxy_command")
+        return isinstance(command, str) and command.lower() != "none"
 
     @property
     def is_asked_for(self) -> bool:

@@ -122,7 +122,7 @@ def parse_ssh_uri(text: str) -> tuple[str | None, str, int | None]:
         if not name:
             raise DestinationError(text)
         user, rest = _url_decode(name), tail
-    host, stop, after = _cut_host(text, rest)
+    host, stop, after = cut_host(rest)
     if domain_error(host) is not None:
         raise DestinationError(text)
     port: int | None = None
@@ -141,20 +141,18 @@ def _uri_port(text: str, number: str) -> int:
         raise DestinationError(text) from None
 
 
-def _cut_host(text: str, rest: str) -> tuple[str, str, str]:
-    """(host without brackets, the ':' or '/' behind it, what follows)."""
-    if rest.startswith("["):
-        end = rest.find("]") + 1
-        if end == 0 or rest[end : end + 1] not in ("", ":", "/"):
+def cut_host(text: str) -> tuple[str, str, str]:
+    """(host without brackets, the ':' or '/' behind it or "", what follows); the host may be ""."""
+    if text.startswith("["):
+        end = text.find("]") + 1
+        if end == 0 or text[end : end + 1] not in ("", ":", "/"):
             raise DestinationError(text)
     else:
-        end = next((i for i, char in enumerate(rest) if char in ":/"), len(rest))
-    host = rest[:end]
-    if not host:
-        raise DestinationError(text)
+        end = next((i for i, char in enumerate(text) if char in ":/"), len(text))
+    host = text[:end]
     if host.startswith("["):
         host = host[1:-1]
-    return host, rest[end : end + 1], rest[end + 1 :]
+    return host, text[end : end + 1], text[end + 1 :]
 
 
 def _url_decode(text: str) -> str:
@@ -212,7 +210,9 @@ def parse_jump_host(text: str) -> JumpHost:
     name, at, rest = text.rpartition("@")
     if at and not name:
         raise DestinationError(text)
-    host, _, port_text = _cut_host(text, rest)
+    host, _, port_text = cut_host(rest)
+    if not host and not rest.startswith("["):
+        raise DestinationError(text)
     port = _uri_port(text, port_text) if port_text else None
     return JumpHost(host, name if at else None, port)
 
@@ -224,10 +224,11 @@ def domain_error(name: str) -> str | None:
     if not (name[0].isascii() and (name[0].isalnum() or name[0] == "_")):
         return f'domain name "{name}" starts with invalid character'
     for position, char in enumerate(name):
+        shown = ascii_lower(name[:position]) + name[position:]
         if not (char.isascii() and (char.isalnum() or char in ".-_")):
-            return f'domain name "{name}" contains invalid characters'
+            return f'domain name "{shown}" contains invalid characters'
         if char == "." and name[position - 1] == "." and position:
-            return f'domain name "{name}" contains consecutive separators'
+            return f'domain name "{shown}" contains consecutive separators'
     return None
 
 

@@ -88,7 +88,7 @@ def keep_jump(settings: Settings, attribute: str, value: object) -> None:
 
 
 def keep_proxy_command(settings: Settings, attribute: str, value: object) -> None:
-    if settings.get("proxy_jump") is None:
+    if not settings.get("proxy_jump"):
         settings.setdefault(attribute, value)
 
 
@@ -143,6 +143,7 @@ KEYS = values.algorithms(algorithms.unknown_key, "Bad key types '%s'.")
 CIPHERS = values.algorithms(algorithms.unknown_cipher, "Bad SSH2 cipher spec '%s'.")
 MACS = values.algorithms(algorithms.unknown_mac, "Bad SSH2 MAC spec '%s'.")
 KEX = values.algorithms(algorithms.unknown_kex, "Bad SSH2 KexAlgorithms '%s'.", kex=True)
+GSS_KEX = values.algorithms(algorithms.unknown_gss_kex, "Bad GSSAPI KexAlgorithms '%s'.", kex=True)
 YES_NO_ASK = values.yes_no_or(ask="ask")
 CONTROL_MASTER = values.yes_no_or(ask="ask", auto="auto", autoask="autoask")
 DEFAULT_IDENTITIES = tuple(
@@ -203,7 +204,7 @@ ROWS = (
     Keyword(
         "GSSAPIDelegateCredentials", "gssapi_delegate_credentials", _v.flag, False, quic=ACCEPTED
     ),
-    Keyword("GSSAPIKexAlgorithms", "gssapi_kex_algorithms", _v.text, quic=ACCEPTED),
+    Keyword("GSSAPIKexAlgorithms", "gssapi_kex_algorithms", GSS_KEX, quic=ACCEPTED),
     Keyword("GSSAPIKeyExchange", "gssapi_key_exchange", _v.flag, False, quic=ACCEPTED),
     Keyword(
         "GSSAPIRenewalForcesRekey", "gssapi_renewal_forces_rekey", _v.flag, False, quic=ACCEPTED

@@ -18,7 +18,7 @@ DIGITS = frozenset("0123456789")
 
 _ASCII_LOWER = {ord(upper): ord(upper) + 32 for upper in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
 _TIME_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-_SIZE_UNITS = {unit: 1024**power for power, unit in enumerate("bkmgtpe")}
+_SIZE_UNITS = {unit: 1 << (10 * power) for power, unit in enumerate("bkmgtpe")}
 _FLAGS = {"yes": True, "true": True, "no": False, "false": False}
 
 
@@ -203,6 +203,7 @@ def parse_time(text: str) -> int:
     seen_seconds = False
     position, end = 0, len(text)
     while position < end:
+        position += text[position] == "+"
         start = position
         while position < end and (text[position] in DIGITS or text[position] == "."):
             position += 1
@@ -247,9 +248,13 @@ def parse_size(text: str) -> int:
         raise ConfigSyntaxError(f"Bad number '{text}': Invalid argument")
     if number > INT64_MAX // scale:
         raise ConfigSyntaxError(f"Bad number '{text}': Numerical result out of range")
-    part = fraction[:18]
-    shifted = int(part) * scale // int("1" + "0" * len(part)) if part else 0
-    return sign * (number * scale + shifted)
+    tail = _fraction_of(fraction[:18], scale)
+    return sign * (number * scale + tail)
+
+
+def _fraction_of(digits: str, scale: int) -> int:
+    """The digits behind a decimal point, times scale, rounded down."""
+    return int(digits) * scale // int("1" + "0" * len(digits)) if digits else 0
 
 
 def parse_mask(text: str) -> int:

@@ -100,10 +100,7 @@ class Matcher:
             status = self.surroundings.run(command)
         except OSError as error:
             shell = self.surroundings.shell
-            raise self.notes.fatal(
-                f'Shell "{shell}" is not executable: {error.strerror}',
-                f"{where}: match exec '{command[:100]}' error",
-            ) from None
+            raise self.notes.fatal(f'Shell "{shell}" is not executable: {error.strerror}') from None
         if status < 0:
             raise self.notes.fatal(
                 f"command '{command[:100]}' exited abnormally",

@@ -111,7 +111,7 @@ class Options:
     request_tty: str
     required_rsa_size: int
     revoked_host_keys: tuple[str, ...]
-    security_key_provider: str
+    security_key_provider: str | None
     send_env: tuple[str, ...]
     server_alive_count_max: int
     server_alive_interval: int

@@ -3,6 +3,7 @@
 Words, files, canonical name, files again, defaults, checks, expansion. Every mistake is a UsageError.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 
 from sshoq.config import algorithms
@@ -18,6 +19,7 @@ from sshoq.config.destination import (
 from sshoq.config.forward_spec import Forward
 from sshoq.config.keywords import (
     DEFAULT_IDENTITIES,
+    KEYWORDS,
     ROWS,
     USER_KNOWN_HOSTS,
     Settings,
@@ -227,6 +229,7 @@ class Resolution:
         reader = ConfigReader(self.settings, target, self.surroundings, self.notes)
         reader.read_files(self.line.config_file)
         self._take_hostname()
+        self._settle_canonicalization()
         canonicalizer = Canonicalizer(self.settings, self.surroundings, self.notes)
         self.host = canonicalizer.name(self.host)
         if canonicalizer.is_asked_for or reader.matcher.wants_final_pass:
@@ -234,10 +237,20 @@ class Resolution:
             self.settings["hostname"] = self.host
             reader.read_files(self.line.config_file)
 
+    def _settle_canonicalization(self) -> None:
+        """What the first pass leaves open here gets its default; the second cannot change it."""
+        for keyword in (
+            "canonicalizefallbacklocal",
+            "canonicalizehostname",
+            "canonicalizemaxdots",
+        ):
+            row = KEYWORDS[keyword]
+            self.settings.setdefault(row.attribute, row.default)
+
     def _take_hostname(self) -> None:
         hostname = self.settings.get("hostname")
         if isinstance(hostname, str):
-            self.host = self._expanded(hostname, Tokens(h=self.host))
+            self.host = self._expanded(hostname, {"h": self.host})
             self.settings["hostname"] = self.host
 
     def _expanded(
@@ -269,6 +282,7 @@ class Resolution:
             settings["identity_files"] = list(DEFAULT_IDENTITIES)
         if settings["clear_all_forwardings"]:
             settings["local_forwards"] = settings["remote_forwards"] = ()
+            settings["tunnel"] = "no"
 
     def _decide_quic_port(self) -> None:
         """Command line, QUICPort, a Port that is not sshd's own, 443."""
@@ -308,6 +322,7 @@ class Resolution:
             "pkcs11_provider",
             "proxy_command",
             "remote_command",
+            "security_key_provider",
             "version_addendum",
         ):
             value = self.settings[attribute]
@@ -435,6 +450,7 @@ class Resolution:
         self._expand_text("remote_command", tokens, environ=False)
         for attribute in ("control_path", "identity_agent", "forward_agent_path"):
             self._expand_path(attribute, tokens)
+        self._check_forwarded_agent()
         self._expand_host_files(tokens)
         revoked = settings["revoked_host_keys"]
         assert isinstance(revoked, tuple)
@@ -444,6 +460,18 @@ class Resolution:
         self._expand_forwards("local_forwards", tokens)
         self._expand_forwards("remote_forwards", tokens)
         self._path_tokens = tokens
+
+    def _check_forwarded_agent(self) -> None:
+        path = self.settings["forward_agent_path"]
+        if not isinstance(path, str):
+            return
+        try:
+            os.stat(path)
+        except OSError as error:
+            complaint = f'Cannot forward agent socket path "{path}": {error.strerror}'
+            self.notes.error(complaint)
+            if self.settings["exit_on_forward_failure"]:
+                raise self.notes.fatal() from None
 
     def _expand_user(self) -> None:
         """A name that expansion has changed is checked as one from the command line is."""

@@ -130,11 +130,15 @@ def look_up(name: str, port: int, family: str) -> Resolved | None:
 
     families = {"any": socket.AF_UNSPEC, "inet": socket.AF_INET, "inet6": socket.AF_INET6}
     try:
+        # Bytes, because a str would load the codec for international names, and ssh has none.
         answers = socket.getaddrinfo(
-            name, str(port), families[family], socket.SOCK_STREAM, 0, socket.AI_CANONNAME
+            name.encode("utf-8", "surrogateescape"),
+            str(port),
+            families[family],
+            socket.SOCK_STREAM,
+            0,
+            socket.AI_CANONNAME,
         )
-    except UnicodeError:
-        return None
     except socket.gaierror as error:
         if error.errno in (socket.EAI_NONAME, socket.EAI_NODATA):
             return None
@@ -147,15 +151,16 @@ def canonical_address(text: str) -> str | None:
     """The usual text form of a numeric address ("127.1", "0:0::1"), None for a name."""
     import _socket as socket
 
-    if not text or not (text[0] in ":." or text[0].isalnum()) or not text.isascii():
+    if not text or not text.isascii() or not (":" in text or text[0].isdigit()):
         return None
     try:
         answers = socket.getaddrinfo(
-            text, None, socket.AF_UNSPEC, socket.SOCK_STREAM, 0, socket.AI_NUMERICHOST
+            text.encode(), None, socket.AF_UNSPEC, socket.SOCK_STREAM, 0, socket.AI_NUMERICHOST
         )
-    except (OSError, UnicodeError):
+    except OSError:
         return None
-    return str(answers[0][4][0])
+    name, _ = socket.getnameinfo(answers[0][4], socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
+    return name
 
 
 def interface_addresses() -> list[str]:

@@ -45,6 +45,22 @@ class UsageError(Exception):
         self.status = status
 
 
+def make_visible(text: str) -> str:
+    """What OpenSSH lets through to a terminal: control characters and all but ASCII as octal bytes."""
+    if text.isascii() and text.isprintable() and "\\" not in text:
+        return text
+    data = text.encode("utf-8", "surrogateescape")
+    return "".join(_visible_byte(byte) for byte in data)
+
+
+def _visible_byte(byte: int) -> str:
+    if byte == 0x5C:
+        return "\\\\"
+    if 0x20 <= byte < 0x7F or byte in b"\t\n\a\b\r":
+        return chr(byte)
+    return f"\\{byte:03o}"
+
+
 class Notes:
     """Lines for stderr, in the order in which they came up, kept as far as the log level lets them."""
 
@@ -58,7 +74,7 @@ class Notes:
         """Keep a line; debug lines carry their level in front, as OpenSSH's do."""
         if level <= self.level:
             prefix = f"debug{level - VERBOSE}: " if level >= DEBUG1 else ""
-            self.lines.append(prefix + text)
+            self.lines.append(prefix + make_visible(text))
 
     def error(self, text: str) -> None:
         self.add(ERROR, text)

@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 
 from sshoq.config.destination import (
     DestinationError,
+    cut_host,
     domain_error,
     normal_domain,
     parse_jump_hosts,
 )
-from sshoq.config.forward_spec import Forward, parse_forward
+from sshoq.config.forward_spec import Forward, parse_forward, parse_go_forward
 from sshoq.config.lexer import (
     WHITESPACE,
     ConfigSyntaxError,
@@ -175,7 +176,8 @@ def mask(line: Line) -> object:
 
 def command(line: Line) -> object:
     """The raw rest of the line; quotes and '#' belong to it."""
-    return line.take_all() and line.raw.lstrip(WHITESPACE + "=")
+    line.take_all()
+    return line.raw.lstrip(WHITESPACE + "=")
 
 
 def algorithms(check: Callable[[str], str | None], complaint: str, *, kex: bool = False) -> Reader:
@@ -239,12 +241,14 @@ def domains(line: Line) -> object:
 
 def permitted_cnames(line: Line) -> object:
     """Rules (source list, target list) that say which CNAMEs may be followed."""
-    words = word_list()(line)
-    if not isinstance(words, tuple):
-        return words
-    if len(words) > MAX_DOMAINS:
-        raise ConfigSyntaxError("too many permitted CNAMEs.")
-    return tuple(_cname_rule(word) for word in words)
+    words: list[tuple[str, str]] = []
+    while (word := line.take()) is not None:
+        if word.lower() == "none" and (words or line.remaining):
+            raise ConfigSyntaxError(f'keyword {line.keyword} "none" argument must appear alone.')
+        words.append(_cname_rule(word))
+        if len(words) > MAX_DOMAINS:
+            raise ConfigSyntaxError("too many permitted CNAMEs.")
+    return tuple(words) or UNSET
 
 
 def _cname_rule(word: str) -> tuple[str, str]:
@@ -254,30 +258,31 @@ def _cname_rule(word: str) -> tuple[str, str]:
         return word, word
     source, colon, target = ascii_lower(word).partition(":")
     if not colon or not target:
-        raise ConfigSyntaxError(f'Invalid permitted CNAME "{word.lower()}"')
+        raise ConfigSyntaxError(f'Invalid permitted CNAME "{ascii_lower(word)}"')
     return source, target
 
 
 def remote_opens(line: Line) -> object:
     """PermitRemoteOpen: host:port words, or any or none alone."""
-    words = word_list(alone=("any", "none"))(line)
-    if not isinstance(words, tuple):
-        raise FatalLine(f"missing {line.keyword} specification")
-    if words[0].lower() not in ("any", "none"):
-        for word in words:
+    words: list[str] = []
+    while (word := line.take()) is not None:
+        if word.lower() not in ("any", "none"):
             _check_remote_open(line, word)
-    return words
+        elif words or line.remaining:
+            raise ConfigSyntaxError(f'keyword {line.keyword} "{word}" argument must appear alone.')
+        words.append(word)
+    if not words:
+        raise FatalLine(f"missing {line.keyword} specification")
+    return tuple(words)
 
 
 def _check_remote_open(line: Line, word: str) -> None:
-    if word.startswith("["):
-        _, bracket, rest = word.partition("]")
-        if not bracket or rest[:1] not in ("", ":", "/"):
-            raise FatalLine(f"missing host in {line.keyword}")
-        port_text = rest[1:]
-    else:
-        cut = next((i for i, char in enumerate(word) if char in ":/"), len(word))
-        port_text = word[cut + 1 :]
+    try:
+        _, stop, port_text = cut_host(word)
+    except DestinationError:
+        stop, port_text = "/", ""
+    if stop == "/":
+        raise FatalLine(f"missing host in {line.keyword}")
     if port_text == "*":
         return
     try:
@@ -469,7 +474,7 @@ def set_variables(line: Line) -> object:
     variables: dict[str, str] = {}
     for word in line.take_all():
         name, equals, _ = word.partition("=")
-        if not equals or not name:
+        if not equals:
             raise ConfigSyntaxError("Invalid SetEnv.")
         variables.setdefault(name, word)
     return tuple(variables.values()) or UNSET
@@ -510,26 +515,27 @@ def forwarding(*, dynamic: bool = False, remote: bool = False) -> Reader:
 
     def read(line: Line) -> object:
         spec = line.need()
-        has_target = False
-        if not dynamic:
-            target = line.take()
-            if target:
-                spec, has_target = f"{spec}:{target}", True
-            elif "@" not in spec and not remote:
-                raise ConfigSyntaxError("Missing target argument.")
-        return _read_forward(line, spec, dynamic=dynamic or not has_target, remote=remote)
+        if dynamic or (remote and not line.peek()):
+            line.take() if not dynamic else None
+            return _read_forward(line, spec, dynamic=True, remote=remote)
+        target = line.take()
+        if target:
+            spec = f"{spec}:{target}"
+        elif parse_go_forward(spec) is None:
+            raise ConfigSyntaxError("Missing target argument.")
+        return _read_forward(line, spec, dynamic=False, remote=remote)
 
     return read
 
 
 def _read_forward(line: Line, spec: str, *, dynamic: bool, remote: bool) -> Forward:
     cut = spec.encode("utf-8", "surrogateescape")[:MAX_SPEC].decode("utf-8", "surrogateescape")
+    go_forward = parse_go_forward(cut)
+    if go_forward is not None:
+        return go_forward
     try:
-        return parse_forward(
-            expand(cut, None, line.environ),
-            dynamic=dynamic and "@" not in cut,
-            remote=remote,
-        )
+        text = expand(cut, None, line.environ)
+        return parse_forward(text, dynamic=dynamic, remote=remote)
     except ExpansionError as error:
         for complaint in error.lines:
             line.notes.error(complaint)
@@ -539,15 +545,16 @@ def _read_forward(line: Line, spec: str, *, dynamic: bool, remote: bool) -> Forw
 
 
 def jump(line: Line) -> object:
-    """ProxyJump: the raw rest of the line without comment; a tuple of hops, () for none."""
+    """ProxyJump: the raw rest of the line up to a blank or a comment; "" for none."""
     line.take_all()
-    spec = line.raw.partition("#")[0].lstrip(WHITESPACE + "=").rstrip(WHITESPACE)
-    if line.raw.lstrip(WHITESPACE + "=").lower() == "none":
+    value = line.raw.lstrip(WHITESPACE + "=")
+    if value.lower() == "none":
         return ""
+    spec = (value.partition("#")[0].split(None, 1) or [""])[0]
     try:
         parse_jump_hosts(spec)
     except DestinationError:
-        raise ConfigSyntaxError(f'Invalid ProxyJump "{spec}"') from None
+        raise ConfigSyntaxError(f'Invalid ProxyJump "{value}"') from None
     return spec
 
 

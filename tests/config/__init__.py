@@ -1,0 +1,1 @@
+"""Tests of sshoq/config: each module alone, and the whole against the machine's own ssh."""
