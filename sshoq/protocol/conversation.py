@@ -488,10 +488,6 @@ class ConversationState:
             return
         stream = self._arriving.get(stream_id)
         if stream is None:
-            if self.conversation_id is None and len(self._arriving) >= MAX_EARLY_STREAMS:
-                self._consume(stream_id, len(data), events)
-                self._refuse_stream(stream_id, CHANNEL_REFUSED, events, fin)
-                return
             stream = self._arriving[stream_id] = _ArrivingStream()
         stream.held += data
         stream.fin = fin
@@ -504,6 +500,7 @@ class ConversationState:
                 self._become_request(stream_id, stream, events)
                 return
             if stream.header is None:
+                self._check_room(stream_id)
                 stream.header, stream.header_size = read_header(stream.held)
         except ConnectionFault:
             raise
@@ -515,6 +512,12 @@ class ConversationState:
             self._refuse_arriving(stream_id, error.code, events)
             return
         self._judge_channel(stream_id, stream, stream.header, events)
+
+    def _check_room(self, newest: int) -> None:
+        """Only so many channels may wait for the login."""
+        others = len(self._arriving.keys() - {newest})
+        if self.conversation_id is None and others >= MAX_EARLY_STREAMS:
+            raise ProtocolError("too many early channels", CHANNEL_REFUSED)
 
     def _judge_channel(self, stream_id: int, stream: _ArrivingStream, header: ChannelHeader,
                        events: list[ConversationEvent]) -> None:
