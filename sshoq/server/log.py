@@ -8,6 +8,7 @@ memory.
 """
 
 import os
+import stat
 import sys
 import syslog
 import time
@@ -70,9 +71,22 @@ def to_stderr(level: int) -> None:
 
 
 def to_syslog(level: int, facility: str) -> None:
-    """The connection is opened at once, so that it holds in processes that change their root."""
+    """The connection is opened at once, so that it holds in processes that change their root.
+
+    Whoever closes descriptors must spare it: the C library would write to what has its number next.
+    """
+    lowest = os.dup(2)
+    os.close(lowest)
     syslog.openlog(_current.name, syslog.LOG_PID | syslog.LOG_NDELAY, FACILITIES[facility])
     _current.level, _current.to_syslog = level, True
+    _current.descriptor = lowest if _is_socket(lowest) else 2
+
+
+def _is_socket(descriptor: int) -> bool:
+    try:
+        return stat.S_ISSOCK(os.fstat(descriptor).st_mode)
+    except OSError:  # no syslogd listens
+        return False
 
 
 def to_file(path: str, level: int, *, as_json: bool = False) -> None:

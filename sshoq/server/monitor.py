@@ -26,7 +26,13 @@ from sshoq.server.config import ServerConfig
 from sshoq.server.connection import ConnectionFacts
 from sshoq.server.identity import Identity
 from sshoq.server.leader import run_leader
-from sshoq.server.login import LoginError, become_user, is_root, reset_signals
+from sshoq.server.login import (
+    LoginError,
+    become_user,
+    close_descriptors,
+    is_root,
+    reset_signals,
+)
 from sshoq.server.pam import PamError
 from sshoq.server.privsep import (
     FROM_MONITOR,
@@ -325,8 +331,6 @@ class Monitor:
         if pid == 0:
             status = 255
             try:
-                network_end.close()
-                ours.close()
                 status = self._become_leader(leader_end, leaders, rights)
             finally:
                 os._exit(status)
@@ -343,12 +347,11 @@ class Monitor:
         """The child: give up root and all that was the monitor's, the key first."""
         reset_signals()
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        # What PAM modules hold open must end with the monitor, too, so it is not kept here.
+        close_descriptors((to_network.fileno(), to_monitor.fileno(), log.descriptor()))
         libc.set_process_name("sshoq-leader")
         libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 0)
         del self._identity.key
-        self._network.close()
-        if self._main is not None:
-            self._main.close()
         account = rights.account
         pam = self._authenticator.pam
         try:
@@ -494,16 +497,22 @@ class Monitor:
         return "authfail" if authenticator.failures else "noauth"
 
     def _reap(self) -> None:
-        """The leader, and whatever else has come to be our child since its own parent ended."""
+        """The leader, and strangers that have come to be our children when their parents ended.
+
+        A program of the leader's is only ours when the leader is dead. It is then not waited for:
+        as long as it stays a zombie, its number means its process group and no other.
+        """
         with contextlib.suppress(ChildProcessError):
-            while True:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-                if pid == 0:
+            while self._leader_status is None:
+                child = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                if child is None:
                     return
-                if pid == self._leader_pid:
+                if child.si_pid in self._programs:
+                    _, self._leader_status = os.waitpid(self._leader_pid, 0)
+                    return
+                _, status = os.waitpid(child.si_pid, 0)
+                if child.si_pid == self._leader_pid:
                     self._leader_status = status
-                else:
-                    self._programs.discard(pid)
 
 
 _ALWAYS = (Phase.BEFORE_LOGIN, Phase.CLOSING, Phase.AFTER_LOGIN)
@@ -584,9 +593,10 @@ def _watch_signals() -> int:
 
 def _is_own_child(pid: int) -> bool:
     try:
-        return os.waitpid(pid, os.WNOHANG)[0] == 0
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
         return False
+    return True
 
 
 # --------------------------------------------------------------------------- terminals

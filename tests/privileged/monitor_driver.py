@@ -50,14 +50,20 @@ SomeMessage = TypeVar("SomeMessage", bound=Message)
 class Monitor:
     """A running monitor. Everything received is awaited with a limit."""
 
-    def __init__(self, directory: Path, *lines: str, accounts_pam: str | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *lines: str,
+        pam_service: str | None = None,
+        trailer: str = "",
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.log_file = directory / "log"
         config = directory / "config"
         settings = [*lines, "LogLevel DEBUG2", "UsePAM no"]
-        if accounts_pam is not None:
-            settings.insert(0, f"PAMServiceName {accounts_pam}\nUsePAM yes")
-        config.write_text("\n".join(settings) + "\n")
+        if pam_service is not None:
+            settings.insert(0, f"PAMServiceName {pam_service}\nUsePAM yes")
+        config.write_text("\n".join([*settings, trailer]) + "\n")
         key = directory / "host_key"
         if not key.exists():
             make_key(key)
@@ -81,6 +87,7 @@ class Monitor:
         self.welcome = self.expect(Welcome)
         self._leader: PrivsepSocket | None = None
         self._sessions = 0
+        self._programs: list[Program] = []
 
     # ------------------------------------------------------------------ login
 
@@ -137,7 +144,9 @@ class Monitor:
         self.leader.send(StartProgram(session, kind, (command or "").encode(), environment))
         message, descriptors = receive(self.leader)
         assert isinstance(message, ProgramStarted), (message, self.log)
-        return Program(self, session, descriptors)
+        program = Program(self, session, descriptors)
+        self._programs.append(program)
+        return program
 
     def start_on_pty(self, command: str | None, **named: object) -> Program:
         session = self.next_session()
@@ -175,6 +184,8 @@ class Monitor:
     def hang_up(self) -> None:
         """What the kernel does when the network process ends."""
         self.network.close()
+        for program in self._programs:
+            program.close()
         if self._leader is not None:
             self._leader.close()
 
@@ -200,8 +211,7 @@ class Monitor:
             raise
         finally:
             self.main.close()
-        for process in family:
-            wait_until(lambda one=process: not is_running(one), PATIENCE, f"{process} is gone")
+        wait_until(lambda: not any(map(is_running, family)), PATIENCE, f"{family} are gone")
 
 
 class Program:
@@ -218,14 +228,17 @@ class Program:
         return exited
 
     def finish(self) -> tuple[str, str, int]:
-        stdin, stdout, stderr = self.descriptors
-        os.close(stdin)
-        out, err = read_all(stdout), read_all(stderr)
+        os.close(self.descriptors.pop(0))
+        out, err = (read_all(self.descriptors.pop(0)) for _ in range(2))
         return out, err, self.wait().status
+
+    def close(self) -> None:
+        while self.descriptors:
+            os.close(self.descriptors.pop())
 
     def read_terminal(self) -> str:
         """All that the terminal shows until its last program is gone."""
-        return read_all(self.descriptors[0])
+        return read_all(self.descriptors.pop())
 
     def read_until(self, text: str) -> str:
         seen = b""
@@ -237,6 +250,12 @@ class Program:
             assert ready, f"{text!r} has not come; {seen!r}"
             seen += os.read(self.descriptors[0], 65536)
         return seen.decode(errors="replace")
+
+
+def open_to_users(directory: Path) -> None:
+    """pytest's folders are root's alone; what a user is to read below one must be reachable."""
+    for part in (directory, directory.parent, directory.parent.parent):
+        part.chmod(0o755)
 
 
 def token_for(user: str, key: Path, conversation: bytes = CONVERSATION_ID) -> str:

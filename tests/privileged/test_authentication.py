@@ -1,0 +1,533 @@
+"""Who gets in, and what the log says of it. Each test runs a monitor, and is its network
+process."""
+
+from __future__ import annotations
+
+import base64
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sshoq.server.privsep import (
+    Authenticate,
+    AuthenticationResult,
+    HandshakeSigned,
+    LoginFailed,
+    LoginSucceeded,
+    LogLine,
+    PeerGone,
+    Penalty,
+    SignHandshake,
+)
+from sshoq.server.records import RecordFiles
+from tests.accounts import Account, PamService, make_key, make_pam_service
+from tests.janitor import Janitor
+from tests.needs import need_root
+from tests.privileged.monitor_driver import CONVERSATION_ID, Monitor, receive, token_for
+
+pytestmark = pytest.mark.privileged
+
+ACCEPTED = AuthenticationResult.ACCEPTED
+REFUSED = AuthenticationResult.REFUSED
+CLOSED = AuthenticationResult.CLOSED
+
+FROM = "from 192.0.2.7 port 40007"
+
+
+@pytest.fixture(autouse=True)
+def _root() -> None:
+    need_root()
+
+
+@pytest.fixture
+def keys(account: Account) -> Iterator[Callable[[str], None]]:
+    """Sets the account's authorized_keys; the old content comes back after the test."""
+    before = account.authorized_keys.read_text()
+
+    def write(content: str) -> None:
+        account.write(".ssh/authorized_keys", content)
+
+    yield write
+    write(before)
+
+
+# --------------------------------------------------------------------------- keys
+
+
+def test_a_key_opens_a_login_and_a_command_runs(tmp_path: Path, account: Account) -> None:
+    with Monitor(tmp_path) as monitor:
+        monitor.log_in(account)
+        out, err, status = monitor.run("id -un; echo oops >&2; exit 7")
+        assert (out, err, status) == (f"{account.name}\n", "oops\n", 7)
+        assert isinstance(receive(monitor.main)[0], LoginSucceeded)
+        assert f"Accepted publickey for {account.name} {FROM} ssh2: ED25519 SHA256:" in monitor.log
+
+
+def test_a_key_that_is_not_in_the_file_is_refused(tmp_path: Path, account: Account) -> None:
+    stranger = make_key(tmp_path / "stranger")
+    with Monitor(tmp_path / "m") as monitor:
+        assert monitor.try_key(account.name, stranger).outcome == REFUSED
+        assert monitor.try_key(account.name, account.key).outcome == ACCEPTED
+
+
+def test_a_token_of_another_connection_is_refused(tmp_path: Path, account: Account) -> None:
+    with Monitor(tmp_path) as monitor:
+        token = token_for(account.name, account.key, conversation=bytes(32))
+        assert monitor.try_header(account.name, f"Bearer {token}").outcome == REFUSED
+
+
+def test_a_token_is_good_for_one_try(
+    tmp_path: Path, keys: Callable[[str], None], account: Account
+) -> None:
+    """Refused because of from=, it must not become good because the file was changed meanwhile."""
+    with Monitor(tmp_path) as monitor:
+        header = f"Bearer {token_for(account.name, account.key)}"
+        keys(f'from="198.51.100.0/24" {account.public_key}\n')
+        assert monitor.try_header(account.name, header).outcome == REFUSED
+        keys(f"{account.public_key}\n")
+        assert monitor.try_header(account.name, header).outcome == REFUSED
+        assert "not from a permitted host" in monitor.log
+
+
+@pytest.mark.parametrize(
+    ("options", "outcome"),
+    [
+        ('from="192.0.2.0/24"', ACCEPTED),
+        ('from="!192.0.2.7,192.0.2.0/24"', REFUSED),
+        ('expiry-time="20200101"', REFUSED),
+        ('expiry-time="20990101"', ACCEPTED),
+        ("cert-authority", REFUSED),
+        ("no-such-option", REFUSED),
+    ],
+)
+def test_key_options_decide(
+    tmp_path: Path, keys: Callable[[str], None], account: Account, options: str, outcome: int
+) -> None:
+    keys(f"{options} {account.public_key}\n")
+    with Monitor(tmp_path) as monitor:
+        assert monitor.try_key(account.name, account.key).outcome == outcome
+
+
+def test_short_rsa_keys_are_refused(
+    tmp_path: Path, keys: Callable[[str], None], account: Account
+) -> None:
+    short = tmp_path / "short"
+    subprocess.run(["ssh-keygen", "-q", "-trsa", "-b1024", "-N", "", "-f", short], check=True)
+    long = make_key(tmp_path / "long", "rsa")
+    keys(short.with_suffix(".pub").read_text() + long.with_suffix(".pub").read_text())
+    with Monitor(tmp_path / "m") as monitor:
+        assert monitor.try_key(account.name, short).outcome == REFUSED
+        assert monitor.try_key(account.name, long).outcome == ACCEPTED
+        assert "too short" in monitor.log
+
+
+def test_a_file_that_others_may_write_is_not_believed(
+    tmp_path: Path, fresh_account: Account
+) -> None:
+    fresh_account.authorized_keys.chmod(0o666)
+    with Monitor(tmp_path / "strict") as monitor:
+        assert monitor.try_key(fresh_account.name, fresh_account.key).outcome == REFUSED
+        assert "bad ownership or modes for file" in monitor.log
+    with Monitor(tmp_path / "lax", "StrictModes no") as monitor:
+        assert monitor.try_key(fresh_account.name, fresh_account.key).outcome == ACCEPTED
+
+
+def test_key_files_are_read_with_the_rights_of_the_user(
+    tmp_path: Path, fresh_account: Account
+) -> None:
+    """Else a link in a home would make root read, and log, what is nobody's business."""
+    secret = tmp_path / "roots"
+    secret.write_text(fresh_account.public_key + "\n")
+    secret.chmod(0o600)
+    tmp_path.chmod(0o755)
+    fresh_account.authorized_keys.unlink()
+    fresh_account.authorized_keys.symlink_to(secret)
+    with Monitor(tmp_path / "m", "StrictModes no") as monitor:
+        assert monitor.try_key(fresh_account.name, fresh_account.key).outcome == REFUSED
+        assert "Permission denied" in monitor.log
+
+
+def test_a_fifo_in_place_of_a_key_file_holds_nobody(tmp_path: Path, fresh_account: Account) -> None:
+    fresh_account.authorized_keys.unlink()
+    subprocess.run(["mkfifo", fresh_account.authorized_keys], check=True)
+    with Monitor(tmp_path) as monitor:
+        assert monitor.try_key(fresh_account.name, fresh_account.key).outcome == REFUSED
+        assert "not a regular file" in monitor.log
+
+
+def test_the_go_servers_file_is_read_unless_keys_are_kept_elsewhere(
+    tmp_path: Path, fresh_account: Account
+) -> None:
+    fresh_account.authorized_keys.unlink()
+    fresh_account.write(".ssh3/authorized_identities", fresh_account.public_key + "\n")
+    with Monitor(tmp_path / "default") as monitor:
+        assert monitor.try_key(fresh_account.name, fresh_account.key).outcome == ACCEPTED
+    with Monitor(tmp_path / "central", "AuthorizedKeysFile /etc/nowhere/%u") as monitor:
+        assert monitor.try_key(fresh_account.name, fresh_account.key).outcome == REFUSED
+
+
+# --------------------------------------------------------------------------- passwords
+
+
+def test_a_password_is_checked_by_pam(
+    tmp_path: Path, account: Account, pam_service: PamService
+) -> None:
+    with Monitor(tmp_path, pam_service=pam_service.name) as monitor:
+        assert monitor.try_password(account.name, "wrong").outcome == REFUSED
+        assert f"Failed password for {account.name} {FROM} ssh2" in monitor.log
+        assert monitor.try_password(account.name, account.password).outcome == ACCEPTED
+        assert f"Accepted password for {account.name} {FROM} ssh2" in monitor.log
+
+
+def test_a_password_is_checked_without_pam(tmp_path: Path, account: Account) -> None:
+    with Monitor(tmp_path) as monitor:
+        assert monitor.try_password(account.name, "wrong").outcome == REFUSED
+        assert monitor.try_password(account.name, account.password).outcome == ACCEPTED
+
+
+def test_basic_credentials_of_somebody_else_are_refused(
+    tmp_path: Path, account: Account, account_factory: Callable[..., Account]
+) -> None:
+    other = account_factory()
+    with Monitor(tmp_path) as monitor:
+        header = f"Basic {_basic(other.name, other.password)}"
+        assert monitor.try_header(account.name, header).outcome == REFUSED
+
+
+def test_password_authentication_can_be_switched_off(tmp_path: Path, account: Account) -> None:
+    with Monitor(tmp_path, "PasswordAuthentication no") as monitor:
+        assert monitor.try_password(account.name, account.password).outcome == REFUSED
+
+
+def test_a_failed_password_is_on_record(tmp_path: Path, account: Account) -> None:
+    records = Path(RecordFiles().btmp)
+    if not records.exists():
+        pytest.skip("this machine keeps no btmp")
+    before = records.read_bytes()
+    try:
+        with Monitor(tmp_path) as monitor:
+            monitor.try_password(account.name, "wrong")
+        done = subprocess.run(["last", "-i", "-f", records], capture_output=True, text=True)
+        assert f"{account.name[:8]}" in done.stdout
+        assert "192.0.2.7" in done.stdout
+    finally:
+        records.write_bytes(before)
+
+
+def _basic(user: str, password: str) -> str:
+    return base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+# --------------------------------------------------------------------------- accounts
+
+
+def test_an_unknown_user_fails_as_a_known_one_does(tmp_path: Path, account: Account) -> None:
+    with Monitor(tmp_path) as monitor:
+        known = monitor.try_password(account.name, "wrong")
+    with Monitor(tmp_path) as monitor:
+        assert monitor.try_password("nosuchuser", "wrong") == known
+        assert f"Invalid user nosuchuser {FROM}" in monitor.log
+        assert f"Failed password for invalid user nosuchuser {FROM} ssh2" in monitor.log
+        monitor.hang_up()
+        monitor.wait()
+        assert "Connection closed by invalid user nosuchuser 192.0.2.7 port 40007" in monitor.log
+        assert list(monitor.messages_to_main()) == [Penalty("invaliduser")]
+
+
+@pytest.mark.parametrize(
+    ("rule", "reason"),
+    [
+        ("DenyUsers {name}", "listed in DenyUsers"),
+        ("DenyUsers {name}@192.0.2.0/24", "listed in DenyUsers"),
+        ("AllowUsers somebody", "not listed in AllowUsers"),
+        ("AllowUsers {name}@198.51.100.1", "not listed in AllowUsers"),
+        ("DenyGroups {name}", "a group is listed in DenyGroups"),
+        ("AllowGroups wheel", "none of user's groups are listed in AllowGroups"),
+    ],
+)
+def test_lists_keep_users_out(tmp_path: Path, account: Account, rule: str, reason: str) -> None:
+    with Monitor(tmp_path, rule.format(name=account.name)) as monitor:
+        assert monitor.try_key(account.name, account.key).outcome == REFUSED
+        line = f"User {account.name} from 192.0.2.7 not allowed because {reason}"
+        assert line in monitor.log
+
+
+@pytest.mark.parametrize(
+    "rule", ["AllowUsers {name}@192.0.2.?", "AllowGroups {name}", "DenyUsers {name}@10.0.0.0/8"]
+)
+def test_lists_let_users_in(tmp_path: Path, account: Account, rule: str) -> None:
+    with Monitor(tmp_path, rule.format(name=account.name)) as monitor:
+        assert monitor.try_key(account.name, account.key).outcome == ACCEPTED
+
+
+def test_a_shell_that_is_none_keeps_the_user_out(
+    tmp_path: Path, account_factory: Callable[..., Account]
+) -> None:
+    account = account_factory(shell="/nonexistent/shell")
+    with Monitor(tmp_path) as monitor:
+        assert monitor.try_key(account.name, account.key).outcome == REFUSED
+        assert "not allowed because shell /nonexistent/shell does not exist" in monitor.log
+
+
+def test_a_locked_account_is_closed_without_pam(tmp_path: Path, fresh_account: Account) -> None:
+    subprocess.run(["passwd", "--quiet", "--lock", fresh_account.name], check=True)
+    with Monitor(tmp_path) as monitor:
+        assert monitor.try_key(fresh_account.name, fresh_account.key).outcome == REFUSED
+        assert "because account is locked" in monitor.log
+
+
+def test_an_expired_account_is_closed_without_pam(tmp_path: Path, fresh_account: Account) -> None:
+    subprocess.run(["usermod", "--expiredate", "2001-02-03", fresh_account.name], check=True)
+    with Monitor(tmp_path) as monitor:
+        assert monitor.try_key(fresh_account.name, fresh_account.key).outcome == REFUSED
+        assert f"Account {fresh_account.name} has expired" in monitor.log
+
+
+def test_pam_closes_an_expired_account_to_keys_too(
+    tmp_path: Path, fresh_account: Account, pam_service: PamService
+) -> None:
+    subprocess.run(["usermod", "--expiredate", "2001-02-03", fresh_account.name], check=True)
+    with Monitor(tmp_path / "m", pam_service=pam_service.name) as monitor:
+        result = monitor.try_key(fresh_account.name, fresh_account.key)
+        assert result.outcome == CLOSED
+        assert "expired" in result.banner
+        wanted = f"Access denied for user {fresh_account.name} by PAM account configuration"
+        assert wanted in monitor.log
+
+
+def test_roots_login_follows_the_rule(tmp_path: Path) -> None:
+    key = make_key(tmp_path / "key")
+    keys = tmp_path / "keys"
+    keys.write_text(key.with_suffix(".pub").read_text())
+    file = f"AuthorizedKeysFile {keys}\nStrictModes no"
+    for rule, outcome in (
+        ("prohibit-password", ACCEPTED),
+        ("yes", ACCEPTED),
+        ("no", REFUSED),
+        ("forced-commands-only", REFUSED),
+    ):
+        with Monitor(tmp_path / rule, file, f"PermitRootLogin {rule}") as monitor:
+            assert monitor.try_key("root", key).outcome == outcome, rule
+            assert ("ROOT LOGIN REFUSED" in monitor.log) == (outcome == REFUSED)
+    keys.write_text('command="echo forced" ' + key.with_suffix(".pub").read_text())
+    with Monitor(tmp_path / "forced", file, "PermitRootLogin forced-commands-only") as monitor:
+        assert monitor.try_key("root", key).outcome == ACCEPTED
+        monitor.open_login()
+        assert monitor.run("id")[0] == "forced\n"
+
+
+# --------------------------------------------------------------------------- limits of a connection
+
+
+def test_tries_are_counted(tmp_path: Path, account: Account) -> None:
+    with Monitor(tmp_path, "MaxAuthTries 3") as monitor:
+        outcomes = [monitor.try_password(account.name, "wrong").outcome for _ in range(3)]
+        assert outcomes == [REFUSED, REFUSED, CLOSED]
+        assert f"maximum authentication attempts exceeded for {account.name} {FROM}" in monitor.log
+        monitor.network.send(Authenticate(account.name, b"", CONVERSATION_ID))
+        assert monitor.wait() == 1  # breaking the rule ends the monitor
+        assert list(monitor.messages_to_main()) == [Penalty("authfail")]
+
+
+def test_the_first_request_without_credentials_is_free(tmp_path: Path, account: Account) -> None:
+    with Monitor(tmp_path, "MaxAuthTries 1") as monitor:
+        assert monitor.try_header(account.name, "").outcome == REFUSED
+        assert monitor.try_header(account.name, "").outcome == CLOSED
+
+
+@pytest.mark.parametrize(
+    ("user", "conversation"),
+    [("root", CONVERSATION_ID), (None, bytes(32)), (None, b"short")],
+    ids=["user", "conversation", "length"],
+)
+def test_what_was_told_first_holds(
+    tmp_path: Path, account: Account, user: str | None, conversation: bytes
+) -> None:
+    with Monitor(tmp_path) as monitor:
+        assert monitor.try_header(account.name, "").outcome == REFUSED
+        again = monitor.try_header(user or account.name, "", conversation)
+        assert again.outcome == CLOSED
+
+
+def test_a_connection_without_a_login_is_ended_in_time(tmp_path: Path) -> None:
+    with Monitor(tmp_path, "LoginGraceTime 1") as monitor:
+        assert monitor.wait() == 0
+        assert "Timeout before authentication for connection from 192.0.2.7" in monitor.log
+        assert list(monitor.messages_to_main()) == [Penalty("grace-exceeded")]
+
+
+def test_a_refused_connection_is_closed_once_the_user_is_known(
+    tmp_path: Path, account: Account
+) -> None:
+    rule = f"Match User {account.name}\nRefuseConnection yes"
+    with Monitor(tmp_path, trailer=rule) as monitor:
+        assert monitor.try_key(account.name, account.key).outcome == CLOSED
+        monitor.hang_up()
+        assert list(monitor.messages_to_main()) == [Penalty("refuseconnection")]
+
+
+def test_a_connection_that_tried_nothing_is_a_penalty_too(tmp_path: Path) -> None:
+    with Monitor(tmp_path) as monitor:
+        monitor.hang_up()
+        assert monitor.wait() == 0
+        assert list(monitor.messages_to_main()) == [Penalty("noauth")]
+        assert "Connection closed by 192.0.2.7 port 40007 [preauth]" in monitor.log
+
+
+def test_the_banner_goes_before_the_first_answer(tmp_path: Path, account: Account) -> None:
+    banner = tmp_path / "banner"
+    banner.write_text("Authorized use only.\n")
+    with Monitor(tmp_path / "m", f"Banner {banner}") as monitor:
+        assert monitor.try_password(account.name, "wrong").banner == "Authorized use only.\n"
+        assert monitor.try_password(account.name, "wrong").banner == ""
+
+
+# ------------------------------------------------------------------------- what the network may ask
+
+HANDSHAKE = b" " * 64 + b"TLS 1.3, server CertificateVerify\0"
+ED25519_SCHEME = 0x0807
+
+
+def test_a_handshake_is_signed(tmp_path: Path) -> None:
+    with Monitor(tmp_path) as monitor:
+        monitor.network.send(SignHandshake(ED25519_SCHEME, HANDSHAKE + bytes(32)))
+        assert len(monitor.expect(HandshakeSigned).signature) == 64
+
+
+@pytest.mark.parametrize(
+    ("scheme", "content"),
+    [
+        (ED25519_SCHEME, b"anything"),
+        (ED25519_SCHEME, HANDSHAKE + bytes(31)),
+        (ED25519_SCHEME, HANDSHAKE.replace(b"server", b"client") + bytes(32)),
+        (0x0804, HANDSHAKE + bytes(32)),
+    ],
+    ids=["text", "length", "context", "scheme"],
+)
+def test_nothing_but_a_handshake_is_signed(tmp_path: Path, scheme: int, content: bytes) -> None:
+    with Monitor(tmp_path) as monitor:
+        monitor.network.send(SignHandshake(scheme, content))
+        with pytest.raises(PeerGone):
+            receive(monitor.network)
+        assert monitor.wait() == 1
+
+
+def test_the_third_signature_is_refused(tmp_path: Path) -> None:
+    with Monitor(tmp_path) as monitor:
+        for _ in range(2):
+            monitor.network.send(SignHandshake(ED25519_SCHEME, HANDSHAKE + bytes(48)))
+            monitor.expect(HandshakeSigned)
+        monitor.network.send(SignHandshake(ED25519_SCHEME, HANDSHAKE + bytes(48)))
+        with pytest.raises(PeerGone):
+            receive(monitor.network)
+
+
+def test_after_the_login_nobody_authenticates_again(tmp_path: Path, account: Account) -> None:
+    with Monitor(tmp_path) as monitor:
+        monitor.log_in(account)
+        header = f"Bearer {token_for(account.name, account.key)}".encode()
+        monitor.network.send(Authenticate(account.name, header, CONVERSATION_ID))
+        assert monitor.wait() == 1
+        assert "Authenticate is not permitted after login" in monitor.log
+
+
+def test_log_lines_are_marked_and_made_harmless(tmp_path: Path) -> None:
+    with Monitor(tmp_path) as monitor:
+        monitor.network.send(LogLine(1, "Accepted\npassword for root"))
+        monitor.hang_up()
+        monitor.wait()
+        assert "Accepted\\012password for root [preauth]" in monitor.log
+
+
+# --------------------------------------------------------------------------- PAM's part
+
+
+def test_modules_that_talk_are_heard(
+    tmp_path: Path, account: Account, janitor: Janitor
+) -> None:
+    """python-pam and others crash here: the callback must give the module C memory."""
+    stack = """\
+auth     required pam_permit.so
+account  required pam_echo.so the account phase greets %u
+account  required pam_permit.so
+session  required pam_permit.so
+session  optional pam_echo.so hello from the session
+"""
+    service = make_pam_service(janitor, tmp_path, stack)
+    with Monitor(tmp_path / "m", pam_service=service.name) as monitor:
+        result = monitor.try_key(account.name, account.key)
+        assert result.outcome == ACCEPTED
+        assert result.banner == f"the account phase greets {account.name}\n"
+        monitor.open_login()
+        program = monitor.start_on_pty(None)
+        assert "hello from the session" in program.read_until("hello from the session")
+
+
+def test_a_session_that_pam_does_not_open_is_no_login(
+    tmp_path: Path, account: Account, janitor: Janitor
+) -> None:
+    stack = (
+        "auth required pam_permit.so\naccount required pam_permit.so\n"
+        "session required pam_deny.so\n"
+    )
+    service = make_pam_service(janitor, tmp_path, stack)
+    with Monitor(tmp_path / "m", pam_service=service.name) as monitor:
+        assert monitor.try_key(account.name, account.key).outcome == ACCEPTED
+        assert monitor.expect(LoginFailed).reason == "PAM session not opened"
+
+
+def test_pam_is_gone_through_in_order_and_undone_in_order(
+    tmp_path: Path, account: Account, janitor: Janitor
+) -> None:
+    log = tmp_path / "pam.log"
+    script = tmp_path / "note"
+    script.write_text(
+        f'#!/bin/sh\necho "$PAM_TYPE $PAM_USER $PAM_RHOST $PAM_TTY $(id -u)" >> {log}\n'
+    )
+    script.chmod(0o755)
+    note = f"pam_exec.so {script}"
+    stack = "".join(f"{phase} required {note}\n" for phase in ("auth", "account", "session"))
+    stack += "auth required pam_permit.so\n"  # pam_exec has no answer to setcred
+    service = make_pam_service(janitor, tmp_path, stack)
+    with Monitor(tmp_path / "m", pam_service=service.name) as monitor:
+        assert monitor.try_password(account.name, "anything").outcome == ACCEPTED
+        monitor.open_login()
+        assert monitor.run("echo x")[0] == "x\n"
+        before = time.monotonic()
+        monitor.hang_up()
+        monitor.wait()
+        assert time.monotonic() - before < 15
+    who = f"{account.name} 192.0.2.7 ssh 0"
+    lines = log.read_text().splitlines()
+    assert lines == [
+        f"auth {who}",
+        f"account {who}",
+        f"open_session {who}",
+        f"close_session {who}",
+    ]
+
+
+def test_an_expired_password_leaves_nothing_but_passwd(
+    tmp_path: Path, fresh_account: Account, pam_service: PamService
+) -> None:
+    subprocess.run(["chage", "--lastday", "0", fresh_account.name], check=True)
+    with Monitor(tmp_path / "m", pam_service=pam_service.name) as monitor:
+        monitor.log_in(fresh_account)
+        out, err, status = monitor.run("echo not run")
+        assert (out, status) == ("", 1)
+        assert "Password change required but no TTY available." in err
+        program = monitor.start_on_pty("echo not run")
+        text = program.read_until("assword:")
+        assert "WARNING: Your password has expired." in text
+        assert "You must change your password now and login again!" in text
+
+
+def test_credentials_that_pam_gives_reach_the_program(
+    tmp_path: Path, account: Account, pam_service: PamService
+) -> None:
+    with Monitor(tmp_path / "m", pam_service=pam_service.name) as monitor:
+        monitor.log_in(account)
+        assert monitor.run("echo $FROM_PAM")[0] == "yes\n"
