@@ -195,19 +195,20 @@ class Server:
         self.start()
 
     def write_settings(self, settings: Iterable[str]) -> None:
-        """Own settings come first, since the first value wins, but before any Match block."""
+        """The test's own settings come first, since the first value wins; Match blocks last."""
+        settings = list(settings)
+        blocks = [at for at, line in enumerate(settings) if line.startswith("Match ")]
+        end = blocks[0] if blocks else len(settings)
         base = [
             f"Port {self.port}",
             f"ListenAddress {self.host}",
             f"HostKey {self._host_key}",
             f"PidFile {self.directory}/server.pid",
+            f"UsePAM {'yes' if self.service else 'no'}",
+            "LogLevel VERBOSE",
             *self.programs.server_settings(),
         ]
-        last = [f"UsePAM {'yes' if self.service else 'no'}", "LogLevel VERBOSE"]
-        settings = list(settings)
-        blocks = [at for at, line in enumerate(settings) if line.startswith("Match ")]
-        end = blocks[0] if blocks else len(settings)
-        lines = base + settings[:end] + last + settings[end:]
+        lines = settings[:end] + base + settings[end:]
         (self.directory / "server_config").write_text("\n".join(lines) + "\n")
 
     def start(self) -> None:
