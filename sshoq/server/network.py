@@ -171,9 +171,7 @@ class NetworkProcess:
         self._timers.append(self._loop.call_later(HANDSHAKE_TIMEOUT, self._give_up_handshake))
         async with asyncio.TaskGroup() as group:
             self._group = group
-            self._conversation.start(
-                self._start.datagrams, self._socket_address(*self._start.peer[:2])
-            )
+            self._conversation.start(self._start.datagrams, self._start.peer)
             try:
                 await self._ended
             finally:
@@ -232,17 +230,10 @@ class NetworkProcess:
     def _give_up_handshake(self) -> None:
         self._conversation.close(Code.REQUEST_CANCELLED, "the handshake takes too long")
 
-    def _socket_address(self, host: str, port: int) -> Address:
-        """As the connection's own socket would report it."""
-        if self._start.udp.family == socket.AF_INET6:
-            ip, _, zone = host.partition("%")
-            return (ip, port, 0, int(zone) if zone.isdigit() else 0)
-        return (host, port)
-
     def _receive_stray(self, message: Message, descriptors: list[int]) -> None:
         close_all(descriptors)
         if isinstance(message, StrayDatagram):
-            address = self._socket_address(message.peer_address, message.peer_port)
+            address = (message.peer_address, message.peer_port)
             self._conversation.receive_datagrams([message.payload], address)
 
     def send_ready(self) -> None:
