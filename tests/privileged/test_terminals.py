@@ -183,7 +183,7 @@ def test_a_login_is_greeted_in_sshds_order(
         positions.append(text.find(system_motd.strip().splitlines()[0]))
     assert -1 not in positions
     assert positions == sorted(positions)
-    assert "from 192.0.2.7\r\n" in text
+    assert "from 192.0.2.7\r" in text
 
 
 @pytest.mark.parametrize("rule", ["PrintLastLog no", "PrintMotd no"])
