@@ -1,7 +1,7 @@
-"""The names of SSH algorithms: which exist, which are the default, and the + - ^ lists made of them.
+"""The names of SSH algorithms: which exist, which are default, and + - ^ lists made of them.
 
-TLS chooses the ciphers of a QUIC connection; the names still matter for keys and signatures, for -Q, and
-because a configuration with a misspelt one must fail here as it does in ssh.
+TLS chooses the ciphers of a QUIC connection; the names still matter for keys and signatures, for
+-Q, and because a configuration with a misspelt one must fail here as it does in ssh.
 """
 
 from collections.abc import Callable
@@ -101,7 +101,7 @@ def _entries(text: str) -> list[str]:
 
 
 def known(names: tuple[str, ...]) -> Callable[[str], str | None]:
-    """A check for lists of exact names; the answer is the first unknown name, None if all are good."""
+    """A check for lists of exact names; it answers with the first unknown one, or None."""
 
     def check(text: str) -> str | None:
         if not text:

@@ -1,7 +1,7 @@
 """The command line: OpenSSH's clustered letters, the Go client's long flags, and our own --stdio.
 
-A word that is exactly a long flag (with one dash or two, "=value" behind it or not) is that flag; every other
-word with a dash is read letter by letter, as getopt does.
+A word that is exactly a long flag (with one dash or two, "=value" behind it or not) is that flag;
+every other word with a dash is read letter by letter, as getopt does.
 """
 
 import os
@@ -90,7 +90,7 @@ class CommandLine:
         self.ssh_words += ["--", *rest] if rest and not terminated else rest
 
     def _parse_options(self, words: list[str]) -> tuple[list[str], bool]:
-        """Read options up to the first word that is none; what is left, and whether "--" ended them."""
+        """Read options up to the first other word; what is left, and whether "--" ended them."""
         words = list(words)
         while words and words[0].startswith("-") and words[0] != "-":
             word = words.pop(0)

@@ -43,8 +43,8 @@ class DestinationError(ValueError):
 def parse_destination(text: str) -> Destination:
     """Take a destination apart; raises DestinationError.
 
-    A word with a slash or with one colon and a number behind it is the Go client's; to OpenSSH it would
-    be a host name that no resolver could ever find.
+    A word with a slash or with one colon and a number behind it is the Go client's; to OpenSSH it
+    would be a host name that no resolver could ever find.
     """
     if text.startswith("ssh://"):
         user, host, port = parse_ssh_uri(text)

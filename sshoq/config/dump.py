@@ -196,7 +196,8 @@ _SCALARS: tuple[tuple[str, str, Form], ...] = (
     ("versionaddendum", "version_addendum", _text),
 )
 
-# After the forwardings: lists of one line an entry (True) or all in one line, then the special forms.
+# After the forwardings: lists of one line an entry (True) or all in one line, then the special
+# forms.
 _LISTS: tuple[tuple[str, str, Form | None], ...] = (
     ("identityfile", "identity_files", None),
     ("canonicaldomains", "canonical_domains", _words("none")),

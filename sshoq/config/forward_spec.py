@@ -1,4 +1,4 @@
-"""Forwarding specifications: OpenSSH's -L, -R, -D and -W, the Go client's port@address@port, and udp:."""
+"""Forwarding specifications: OpenSSH's -L, -R, -D and -W, Go's port@address@port, and udp:."""
 
 from sshoq.config.lexer import C_SPACE, ConfigSyntaxError, parse_number, parse_port_number
 from sshoq.config.patterns import parse_address
@@ -11,8 +11,9 @@ MAX_FIELDS = 4
 class Forward:
     """One forwarding: where to listen and where to connect to. A value; never changed once made.
 
-    listen_host None means that no bind address was given; "" and "*" mean all addresses. Ports are None
-    where a path stands. dynamic: the listener speaks SOCKS and the target comes from its client.
+    listen_host None means that no bind address was given; "" and "*" mean all addresses. Ports
+    are None where a path stands. dynamic: the listener speaks SOCKS and the target comes from its
+    client.
     """
 
     __slots__ = (
@@ -229,7 +230,8 @@ def _check(text: str, forward: Forward, count: int, *, dynamic: bool, remote: bo
 def parse_go_forward(text: str, protocol: str = "tcp") -> Forward | None:
     """The Go client's [bindIP@]port@targetIP@targetPort; None for anything of another shape.
 
-    Without a bind address it listens on 127.0.0.1, whatever the target's family: so does the Go client.
+    Without a bind address it listens on 127.0.0.1, whatever the target's family: so does the Go
+    client.
     """
     fields = text.split("@")
     if len(fields) not in (3, 4):

@@ -49,7 +49,7 @@ def list_of(settings: Settings, attribute: str) -> list[object]:
 
 
 class Keyword:
-    """A row of the table. always: kept even from blocks that do not match; OpenSSH does so for two."""
+    """A row of the table. always: kept even from blocks that do not match, as OpenSSH does."""
 
     __slots__ = ("always", "attribute", "default", "keep", "name", "quic", "read")
 

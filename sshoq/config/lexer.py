@@ -1,8 +1,9 @@
 """The words of OpenSSH's configuration language: lines, keywords, quoting, and the value formats.
 
-Shared by the readers of ssh_config and sshd_config, so it knows no keyword. Every function is total:
-it returns a value or raises ConfigSyntaxError, whose text is what OpenSSH prints after "FILE line N: ".
-Text is str decoded with surrogateescape, so any byte survives the way to a path or a remote command.
+Shared by the readers of ssh_config and sshd_config, so it knows no keyword. Every function is
+total: it returns a value or raises ConfigSyntaxError, whose text is what OpenSSH prints after
+"FILE line N: ". Text is str decoded with surrogateescape, so any byte survives the way to a path
+or a remote command.
 """
 
 from collections.abc import Iterator
@@ -62,7 +63,7 @@ def split_keyword(line: str) -> tuple[str, str] | None:
 
 
 def _cut_keyword(text: str) -> tuple[str | None, str | None]:
-    """Cut the first token at white space, '=' or quotes, with OpenSSH's quirks about the latter two.
+    """Cut the first token at white space, '=' or quotes, with OpenSSH's quirks about these.
 
     A token of None is an unclosed quote: OpenSSH passes over such a line in silence.
     """
@@ -126,7 +127,7 @@ def _take_word(text: str, position: int) -> tuple[str, int]:
 
 
 def _leading_integer(text: str) -> tuple[int, str]:
-    """What C's strtoll reads (white space, a sign, digits) and the rest; ValueError if no digits."""
+    """What C's strtoll reads (white space, a sign, digits), and the rest of the text."""
     body = text.lstrip(C_SPACE)
     sign = -1 if body.startswith("-") else 1
     if body[:1] in ("+", "-"):

@@ -1,4 +1,4 @@
-"""The finished wishes: one typed attribute for each keyword and flag, after defaults and expansion."""
+"""The finished wishes: a typed attribute for each keyword and flag, defaults filled in."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from sshoq.config.usage import DEBUG1, LOG_LEVELS
 
 
 class Options:
-    """What the user wants, for one destination. Made by resolve.py, read by everybody, changed by nobody.
+    """What the user wants, for one destination. Made by resolve.py and never changed.
 
-    Switches are bool, times are seconds, states are OpenSSH's words in lower case ("yes", "accept-new").
-    None means: not wished for at all.
+    Switches are bool, times are seconds, states are OpenSSH's words in lower case ("yes",
+    "accept-new"). None means: not wished for at all.
     """
 
     add_keys_to_agent: tuple[str, int]
@@ -147,7 +147,7 @@ class Options:
         self.__dict__.update(settings)
 
     def expand_path(self, path: str) -> str:
-        """A path of identity_files or certificate_files as a file name; they are kept as written."""
+        """A path of identity_files or certificate_files, which are kept as written, as a name."""
         return self.__dict__["_expand_path"](path)  # type: ignore[no-any-return]  # set by resolve
 
 

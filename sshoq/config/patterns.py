@@ -1,7 +1,7 @@
 """Wildcard patterns, pattern lists and address lists, with OpenSSH's meaning of each.
 
-Used for Host, Match, known_hosts and authorized_keys alike. Matching takes time proportional to text
-times pattern, never more, whoever wrote them.
+Used for Host, Match, known_hosts and authorized_keys alike. Matching takes time proportional to
+text times pattern, never more, whoever wrote them.
 """
 
 from sshoq.config.lexer import ascii_lower
@@ -144,8 +144,8 @@ def address_in_network(address: bytes, network: bytes, bits: int) -> bool:
 def match_address_list(address: str | None, patterns: str) -> int:
     """match_pattern_list for an address, with CIDR entries beside wildcards.
 
-    None as the address matches nothing: that only checks the list. Raises AddressListError for an empty
-    entry or an impossible mask.
+    None as the address matches nothing: that only checks the list. Raises AddressListError for an
+    empty entry or an impossible mask.
     """
     numeric = parse_address(address) if address is not None else None
     if address is not None and numeric is None:

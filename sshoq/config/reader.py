@@ -309,7 +309,7 @@ def find_files(pattern: str) -> list[str]:
 
 
 def _step(base: str, part: str) -> list[str]:
-    """The entries of a directory that fit one component; hidden ones only when it begins with a dot."""
+    """The entries that fit one component; hidden ones only when it begins with a dot."""
     prefix = base if base.endswith("/") or not base else f"{base}/"
     if "*" not in part and "?" not in part:
         path = prefix + part

@@ -1,6 +1,7 @@
-"""From the words of the command line to the finished wishes: the order of OpenSSH's main(), told once.
+"""From the words of the command line to the finished wishes, in the order of OpenSSH's main().
 
-Words, files, canonical name, files again, defaults, checks, expansion. Every mistake is a UsageError.
+Words, files, canonical name, files again, defaults, checks, expansion. Every mistake is a
+UsageError.
 """
 
 import os
@@ -79,8 +80,8 @@ class Answer:
 class Invocation:
     """One run of the program as it was asked for.
 
-    action: "session", "stdio", "sftp", "scp", "control" (-O) or "config"; for "answer" the run is over
-    once .answer has been printed, and nothing else is set. notes are lines for stderr.
+    action: "session", "stdio", "sftp", "scp", "control" (-O) or "config"; for "answer" the run is
+    over once .answer has been printed, and nothing else is set. notes are lines for stderr.
     """
 
     def __init__(self, action: str, line: CommandLine | None = None) -> None:

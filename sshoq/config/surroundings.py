@@ -10,7 +10,7 @@ Resolver = Callable[[str, int, str], "Resolved | None"]
 
 
 class Paths:
-    """The configuration files in the order in which they are read; the first value of a keyword wins."""
+    """The configuration files in the order of reading; the first value of a keyword wins."""
 
     __slots__ = ("system", "system_own", "user", "user_own")
 
@@ -92,7 +92,7 @@ class Surroundings:
             return None
 
     def run(self, command: str) -> int:
-        """Run a command by the user's shell without input and output; its status, negative for a signal."""
+        """Run a command by the user's shell, without input and output; a signal counts negative."""
         actions = [
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0),
             (os.POSIX_SPAWN_DUP2, 0, 1),

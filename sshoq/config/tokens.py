@@ -18,7 +18,7 @@ def expand(
     tokens: Mapping[str, str] | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> str:
-    """Replace %x by tokens["x"] and ${NAME} by environ["NAME"], in one pass and each if it is given."""
+    """Replace %x by tokens["x"] and ${NAME} by environ["NAME"], each if given, in one pass."""
     pieces: list[str] = []
     position, end, size = 0, len(text), 0
     while position < end:

@@ -1,4 +1,4 @@
-"""What the user is told when the wishes make no sense: usage, version, errors in OpenSSH's wording."""
+"""What the user is told about the program and about mistakes: usage, version, UsageError."""
 
 from sshoq import __version__
 
@@ -46,7 +46,7 @@ class UsageError(Exception):
 
 
 def make_visible(text: str) -> str:
-    """What OpenSSH lets through to a terminal: control characters and all but ASCII as octal bytes."""
+    """What OpenSSH lets through to a terminal: control characters and non-ASCII as octal."""
     if text.isascii() and text.isprintable() and "\\" not in text:
         return text
     data = text.encode("utf-8", "surrogateescape")
@@ -62,7 +62,7 @@ def _visible_byte(byte: int) -> str:
 
 
 class Notes:
-    """Lines for stderr, in the order in which they came up, kept as far as the log level lets them."""
+    """Lines for stderr in the order in which they came up, as far as the log level allows."""
 
     __slots__ = ("level", "lines")
 

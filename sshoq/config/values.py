@@ -1,7 +1,7 @@
-"""How each kind of value is read from the words of a line, with OpenSSH's complaint for each mistake.
+"""How each kind of value is read from a line's words, with OpenSSH's complaint for each mistake.
 
-A reader takes a Line and answers with the value, or UNSET when the line changes nothing. Storing it is the
-keyword's business (keywords.py).
+A reader takes a Line and answers with the value, or UNSET when the line changes nothing. Storing
+it is the keyword's business (keywords.py).
 """
 
 from collections.abc import Callable, Mapping
@@ -406,7 +406,7 @@ def add_keys(line: Line) -> object:
 
 
 def control_persist(line: Line) -> object:
-    """(whether the master stays, seconds or 0 for ever). These words are case-sensitive in OpenSSH."""
+    """(whether the master stays, seconds or 0 for ever); the words are case-sensitive."""
     word = line.need("Missing ControlPersist argument.")
     if word in YES_NO:
         return YES_NO[word] == "yes", 0

@@ -1,0 +1,215 @@
+"""`sshoq config get|set|unset HOST KEYWORD [VALUE]`: one line of a Host block, the rest untouched.
+
+sshconf does the editing. It knows neither Match nor "Keyword=value" nor line ends other than \\n,
+so whatever it would damage or misplace is refused here, and its result is checked before it
+replaces the file.
+"""
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from sshoq.config.keywords import ALIASES, KEYWORDS, QUIC, Keyword
+from sshoq.config.lexer import decode, split_keyword
+from sshoq.config.match import Target
+from sshoq.config.reader import ConfigReader, Source
+from sshoq.config.surroundings import Surroundings
+from sshoq.config.usage import Notes, UsageError
+
+USAGE = (
+    "usage: sshoq config get host keyword",
+    "       sshoq config set host keyword value ...",
+    "       sshoq config unset host keyword",
+)
+NOT_SET = 1
+STRANGE_LINE_ENDS = "\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
+
+
+class Edit:
+    """One change to one file: which block, which keyword, and the words of the new value."""
+
+    def __init__(self, path: str, host: str, row: Keyword, value: str) -> None:
+        self.path = os.path.realpath(path)
+        self.host = host
+        self.row = row
+        self.value = value
+        self.lines = _read(self.path)
+
+    def current(self) -> list[str]:
+        """The values that stand in the block, as written."""
+        return [value for _, value in self._own_lines()]
+
+    def _own_lines(self) -> list[tuple[str, str]]:
+        """(line, value) for the keyword's lines in the block, by OpenSSH's way of reading them."""
+        found: list[tuple[str, str]] = []
+        inside = False
+        for line in self.lines:
+            parts = split_keyword(line)
+            if parts is None:
+                continue
+            keyword, value = parts
+            if keyword in ("host", "match"):
+                inside = keyword == "host" and value == self.host
+            elif inside and ALIASES.get(keyword, keyword) == self.row.name.lower():
+                found.append((line, value))
+        return found
+
+    def refusal(self) -> str | None:
+        """Why sshconf must not touch this, None if it may."""
+        if any(char in line for line in self.lines for char in STRANGE_LINE_ENDS):
+            return "it has line ends that an edit would change"
+        blocks = [
+            keyword for keyword, value in self._blocks() if (keyword, value) == ("host", self.host)
+        ]
+        if len(blocks) > 1:
+            return f'it has {len(blocks)} blocks "Host {self.host}"'
+        if self._is_followed_by_match():
+            return f'a Match follows the block "Host {self.host}"'
+        for line, _ in self._own_lines():
+            written = line.split()
+            if written[0].lower() != self.row.name.lower() or written[1:2] == ["="]:
+                return f"{line.strip()!r} is written in a way that an edit would not find"
+            if "#" in line:
+                return f"the comment in {line.strip()!r} would be lost"
+        return None
+
+    def _blocks(self) -> list[tuple[str, str]]:
+        parts = (split_keyword(line) for line in self.lines)
+        return [part for part in parts if part is not None and part[0] in ("host", "match")]
+
+    def _is_followed_by_match(self) -> bool:
+        blocks = self._blocks()
+        if ("host", self.host) not in blocks:
+            return False
+        following = blocks[blocks.index(("host", self.host)) + 1 :]
+        return bool(following) and following[0][0] == "match"
+
+    def set(self) -> list[str]:
+        """The lines of the file with the keyword set to the value."""
+        editor = self._editor()
+        own = self._own_lines()
+        if len(own) > 1:
+            raise UsageError(
+                f"{self.row.name} stands {len(own)} times for {self.host}: unset it first"
+            )
+        if self.host in editor.hosts():
+            editor.set(self.host, **{self.row.name: self.value})
+        else:
+            # In front of "Host *", whose values would win otherwise.
+            before = "*" if "*" in editor.hosts() else None
+            editor.add(self.host, before_host=before, **{self.row.name: self.value})
+        return self._checked(editor.config().split("\n"))
+
+    def unset(self) -> list[str]:
+        """The lines of the file without the keyword."""
+        editor = self._editor()
+        editor.unset(self.host, self.row.name.lower())
+        return self._checked(editor.config().split("\n"))
+
+    def _editor(self) -> Any:  # sshconf has no types
+        from sshconf import SshConfigFile
+
+        return SshConfigFile(self.lines)
+
+    def _checked(self, lines: list[str]) -> list[str]:
+        """Nothing but lines of this keyword, and a new block's frame, may have changed."""
+        removed = Counter(self.lines) - Counter(lines)
+        added = Counter(lines) - Counter(self.lines)
+        own = {line for line, _ in self._own_lines()}
+        frame = {"", f"Host {self.host}"}
+        good = {line for line in added if line in frame or self._is_own(line)}
+        if set(removed) - own or set(added) - good:
+            raise UsageError(f"{self.path}: an edit would change other lines")
+        return lines
+
+    def _is_own(self, line: str) -> bool:
+        parts = split_keyword(line)
+        return parts is not None and parts[0] == self.row.name.lower()
+
+    def write(self, lines: list[str], surroundings: Surroundings) -> None:
+        """Replace the file in one step, if the new text can be read."""
+        text = "\n".join(lines).rstrip("\n") + "\n"
+        temporary = f"{self.path}.{os.getpid()}"
+        os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
+        mode = os.stat(self.path).st_mode & 0o777 if os.path.exists(self.path) else 0o600
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(text.encode("utf-8", "surrogateescape"))
+                os.fchmod(file.fileno(), mode)
+            self._read_back(text, surroundings)
+            os.replace(temporary, self.path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+
+    def _read_back(self, text: str, surroundings: Surroundings) -> None:
+        """Only what OpenSSH would take is written. Blocks are left alone: they may run commands."""
+        notes = Notes()
+        reader = ConfigReader({}, Target(self.host), surroundings, notes)
+        source = Source(self.path, user_file=True)
+        bad = 0
+        for number, line in enumerate(text.split("\n"), start=1):
+            parts = split_keyword(line)
+            if parts is not None and parts[0] == self.row.name.lower():
+                bad += not reader.read_line(source, number, line)
+        if bad:
+            raise notes.fatal()
+
+
+def _read(path: str) -> list[str]:
+    try:
+        with open(path, "rb") as file:
+            text = decode(file.read())
+    except FileNotFoundError:
+        return []
+    return text.split("\n")[:-1] if text.endswith("\n") else text.split("\n")
+
+
+def run_edit(operands: Sequence[str], surroundings: Surroundings | None = None) -> int:
+    """Carry out `config` with these operands; the exit status."""
+    try:
+        return _run(list(operands), surroundings or Surroundings())
+    except UsageError as error:
+        lines, status = error.lines, error.status
+    except OSError as error:
+        lines, status = (f"{error.filename}: {error.strerror}",), 255
+    sys.stderr.write("".join(f"{line}\n" for line in lines))
+    return status
+
+
+def _run(operands: list[str], surroundings: Surroundings) -> int:
+    if len(operands) < 3 or (len(operands) > 3) != (operands[0] == "set"):
+        raise UsageError(*USAGE)
+    verb, host, keyword, *words = operands
+    edit = Edit(_file_for(keyword, surroundings), host, _row(keyword), " ".join(words))
+    if verb == "get":
+        values = edit.current()
+        sys.stdout.write("".join(f"{value}\n" for value in values))
+        return 0 if values else NOT_SET
+    if "\n" in host + edit.value or not host.strip():
+        raise UsageError(*USAGE)
+    if (refusal := edit.refusal()) is not None:
+        raise UsageError(f"{edit.path}: not changed, because {refusal}")
+    if verb == "unset":
+        if not edit.current():
+            return NOT_SET
+        edit.write(edit.unset(), surroundings)
+    else:
+        edit.write(edit.set(), surroundings)
+    return 0
+
+
+def _row(keyword: str) -> Keyword:
+    row = KEYWORDS.get(ALIASES.get(keyword.lower(), keyword.lower()))
+    if row is None:
+        raise UsageError(f"Bad configuration option: {keyword.lower()}")
+    return row
+
+
+def _file_for(keyword: str, surroundings: Surroundings) -> str:
+    """SSHOQ's own keywords stand in a file that plain ssh does not read."""
+    own = _row(keyword).quic == QUIC
+    return surroundings.paths.user_own if own else surroundings.paths.user
