@@ -6,7 +6,6 @@ rails hold by construction: what would kill or confuse one cannot be sent (`Ille
 What a session's messages mean is in `session.py`.
 """
 
-from collections.abc import Sequence
 from enum import Enum, auto
 
 from sshoq.protocol.extensions import NONE, Extension
@@ -472,7 +471,3 @@ _READERS = {
 def announced_maximum(traits: PeerTraits) -> int:
     """The largest message that we announce to this peer."""
     return GO_MAX_MESSAGE if traits.is_go else MAX_MESSAGE
-
-
-def total_size(buffers: Sequence[Buffer]) -> int:
-    return sum(len(buffer) for buffer in buffers)

@@ -196,7 +196,12 @@ class ConversationState:
 
     def respond(self, stream_id: int, response: Response, wall_clock: float
                 ) -> list[ConversationEvent]:
-        """Server: answer the pending request. Early channels come or go with the answer."""
+        """Server: answer the pending request. Early channels come or go with the answer.
+
+        Nothing, if the client has withdrawn it meanwhile.
+        """
+        if self.ended and self._pending is None:
+            return []
         if stream_id != self._pending:
             raise IllegalSend("no request is pending there")
         self._pending = None

@@ -329,6 +329,8 @@ def test_a_reset_of_the_request_ends_the_conversation(respond_first: bool) -> No
     assert events == [ConversationEnded(0x10C), ResetStream(0, Code.REQUEST_CANCELLED)]
     again = without_credit(state.receive(4, request().encode(), False, 0.0))
     assert again == refused(4, Code.REQUEST_REJECTED)
+    if not respond_first:
+        assert state.respond(0, accepted(state.traits), 0.0) == []
 
 
 def test_get_requests_with_their_end_are_answered() -> None:
