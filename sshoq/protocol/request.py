@@ -7,7 +7,6 @@ well-formed and what each answer looks like.
 
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
-from time import gmtime
 
 from sshoq.protocol.extensions import Extension
 from sshoq.protocol.http3 import Fields, encode_data, encode_headers
@@ -256,6 +255,7 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 
 def http_date(wall_clock: float) -> str:
     """RFC 9110 5.6.7, whatever the locale says."""
-    t = gmtime(wall_clock)
-    return (f"{_DAYS[t.tm_wday]}, {t.tm_mday:02} {_MONTHS[t.tm_mon - 1]} {t.tm_year} "
-            f"{t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02} GMT")
+    from datetime import UTC, datetime  # not needed by clients
+
+    t = datetime.fromtimestamp(wall_clock, UTC)
+    return f"{_DAYS[t.weekday()]}, {t.day:02} {_MONTHS[t.month - 1]} {t.year} {t:%H:%M:%S} GMT"
