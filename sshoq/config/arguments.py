@@ -87,7 +87,7 @@ class CommandLine:
         if not terminated:
             rest, _ = self._parse_options(rest)
         self.command_words = rest
-        self.ssh_words += ["--", *rest] if rest and not terminated else rest
+        self.ssh_words += ["--", *rest] if rest else []
 
     def _parse_options(self, words: list[str]) -> tuple[list[str], bool]:
         """Read options up to the first other word; what is left, and whether "--" ended them."""

@@ -36,15 +36,13 @@ def last(settings: Settings, attribute: str, value: object) -> None:
 
 def collect(settings: Settings, attribute: str, value: object) -> None:
     """All values count, each once."""
-    known = list_of(settings, attribute)
-    if value not in known:
-        known.append(value)
+    gathered(settings, attribute)[value] = None
 
 
-def list_of(settings: Settings, attribute: str) -> list[object]:
-    """The list that an accumulating keyword has gathered so far."""
-    known = settings.setdefault(attribute, [])
-    assert isinstance(known, list)
+def gathered(settings: Settings, attribute: str) -> dict[object, None]:
+    """What an accumulating keyword has so far: a dict, for its order and its quick look-up."""
+    known = settings.setdefault(attribute, {})
+    assert isinstance(known, dict)
     return known
 
 
@@ -111,12 +109,13 @@ def keep_rekey_limit(settings: Settings, attribute: str, value: object) -> None:
 
 def keep_sent_variables(settings: Settings, attribute: str, value: object) -> None:
     assert isinstance(value, tuple)
+    known = gathered(settings, attribute)
     for word in value:
-        known = list_of(settings, attribute)
         if word.startswith("-"):
-            known[:] = [name for name in known if not match_pattern(str(name), word[1:])]
-        elif word not in known:
-            known.append(word)
+            for name in [name for name in known if match_pattern(str(name), word[1:])]:
+                del known[name]
+        else:
+            known.setdefault(word)
 
 
 def read_identity(line: Line) -> object:
@@ -126,7 +125,7 @@ def read_identity(line: Line) -> object:
 
 def keep_identity(settings: Settings, attribute: str, value: object) -> None:
     collect(settings, attribute, value)
-    if len(list_of(settings, attribute)) > MAX_IDENTITIES:
+    if len(gathered(settings, attribute)) > MAX_IDENTITIES:
         kind = "identity" if attribute == "identity_files" else "certificate"
         raise ConfigSyntaxError(f"Too many {kind} files specified (max {MAX_IDENTITIES}).")
 

@@ -17,6 +17,8 @@ LINE_END = " \t\r\n\f"
 C_SPACE = " \t\n\v\f\r"
 DIGITS = frozenset("0123456789")
 
+_ODD_IN_LINE = frozenset('"=\t\r\n\f')
+_ODD_IN_WORDS = frozenset("'\"\\#\t")
 _ASCII_LOWER = {ord(upper): ord(upper) + 32 for upper in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
 _TIME_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _SIZE_UNITS = {unit: 1 << (10 * power) for power, unit in enumerate("bkmgtpe")}
@@ -54,6 +56,9 @@ def split_keyword(line: str) -> tuple[str, str] | None:
     The rest is "" when the keyword stands alone, which is an error that the caller words.
     """
     line = line[:1] + line[1:].rstrip(LINE_END)
+    if _ODD_IN_LINE.isdisjoint(line):  # the common case, quickly
+        head, _, tail = line.lstrip(" ").partition(" ")
+        return (ascii_lower(head), tail.lstrip(" ")) if head and head[0] != "#" else None
     keyword, rest = _cut_keyword(line)
     if keyword == "" and rest is not None:
         keyword, rest = _cut_keyword(rest)
@@ -86,6 +91,8 @@ def split_words(text: str, *, comments: bool = True) -> list[str]:
     Quotes may begin and end anywhere in a word. A '#' at the start of a word ends the line unless
     comments is false. Raises ConfigSyntaxError("invalid quotes") when a quote is left open.
     """
+    if _ODD_IN_WORDS.isdisjoint(text):  # the common case, quickly
+        return [word for word in text.split(" ") if word]
     words: list[str] = []
     position, end = 0, len(text)
     while position < end:

@@ -22,6 +22,8 @@ from sshoq.config.usage import DEBUG1, Notes
 from sshoq.config.values import FatalLine, Line
 
 MAX_DEPTH = 16
+# OpenSSH has no such bound, but sixteen levels of a file that includes two would be 65,536 files.
+MAX_FILES = 10_000
 MAX_FILE = 64 * 1024 * 1024
 COMMAND_LINE = "command-line"
 
@@ -83,6 +85,7 @@ class ConfigReader:
             self.read_file(Source(path, user_file=False))
 
     _error: OSError | None = None
+    _files_read = 0
 
     def _cannot_open(self, name: str, error: OSError | None) -> Exception:
         reason = error.strerror if error is not None else "No such file or directory"
@@ -90,8 +93,11 @@ class ConfigReader:
 
     def read_file(self, source: Source, *, check_owner: bool = False) -> bool:
         """Read one file; False when it cannot be opened. Raises UsageError when it has mistakes."""
+        self._files_read += 1
         if source.depth > MAX_DEPTH:
             raise self.notes.fatal("Too many recursive configuration includes")
+        if self._files_read > MAX_FILES:
+            raise self.notes.fatal("Too many configuration includes")
         data = self._load(source.name, check_owner)
         if data is None:
             return False
@@ -128,16 +134,17 @@ class ConfigReader:
         if parts is None:
             return True
         keyword, rest = parts
-        where = f"{source.name[:200]} line {number}"
         try:
             if not rest:
                 raise ConfigSyntaxError(f'no argument after keyword "{keyword}"')
             return self._read_directive(source, number, keyword, rest)
-        except FatalLine as error:
-            raise self.notes.fatal(*(f"{where}: {text}" for text in error.complaints)) from None
         except ConfigSyntaxError as error:
-            for complaint in error.complaints:
-                self.notes.error(f"{where}: {complaint}")
+            where = f"{source.name[:200]} line {number}"
+            complaints = [f"{where}: {complaint}" for complaint in error.complaints]
+            if isinstance(error, FatalLine):
+                raise self.notes.fatal(*complaints) from None
+            for complaint in complaints:
+                self.notes.error(complaint)
             return False
 
     def _read_directive(self, source: Source, number: int, keyword: str, rest: str) -> bool:

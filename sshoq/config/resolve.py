@@ -272,7 +272,9 @@ class Resolution:
         settings = self.settings
         self._decide_quic_port()
         for row in ROWS:
-            settings.setdefault(row.attribute, row.default)
+            value = settings.setdefault(row.attribute, row.default)
+            if isinstance(value, dict):
+                settings[row.attribute] = tuple(value)
         for attribute, value in FLAG_DEFAULTS.items():
             settings.setdefault(attribute, value)
         settings.setdefault("config_dir", f"{self.surroundings.home}/.ssh3")
@@ -280,7 +282,7 @@ class Resolution:
         self._clear_none()
         self._assemble_algorithms()
         if not settings["identity_files"]:
-            settings["identity_files"] = list(DEFAULT_IDENTITIES)
+            settings["identity_files"] = DEFAULT_IDENTITIES
         if settings["clear_all_forwardings"]:
             settings["local_forwards"] = settings["remote_forwards"] = ()
             settings["tunnel"] = "no"
@@ -400,7 +402,7 @@ class Resolution:
 
     def _check_privileged_ports(self) -> None:
         forwards = self.settings["local_forwards"]
-        assert isinstance(forwards, list | tuple)
+        assert isinstance(forwards, tuple)
         for forward in forwards:
             assert isinstance(forward, Forward)
             port = forward.listen_port or FIRST_UNPRIVILEGED_PORT
@@ -521,7 +523,7 @@ class Resolution:
 
     def _expand_forwards(self, attribute: str, tokens: Tokens) -> None:
         forwards = self.settings[attribute]
-        assert isinstance(forwards, list | tuple)
+        assert isinstance(forwards, tuple)
         expanded = []
         for forward in forwards:
             assert isinstance(forward, Forward)
@@ -541,7 +543,7 @@ class Resolution:
         settings["hostname"] = self.host
         for attribute in ("identity_files", "certificate_files", "send_env"):
             values = settings[attribute]
-            assert isinstance(values, list | tuple)
+            assert isinstance(values, tuple)
             settings[attribute] = tuple(v[0] if isinstance(v, tuple) else v for v in values)
         tokens = self._path_tokens
         settings["_expand_path"] = lambda path: self._path(path, tokens)
