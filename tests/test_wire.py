@@ -38,11 +38,27 @@ from sshoq.wire import (
 )
 
 VARINTS = {
-    0: "00", 63: "3f", 64: "4040", 91: "405b", 92: "405c", 94: "405e", 95: "405f", 98: "4062",
-    255: "40ff", 15293: "7bbd", 16383: "7fff", 16384: "80004000", 29997: "8000752d",
-    30000: "80007530", 131072: "80020000", 494878333: "9d7f3e7d", 1073741823: "bfffffff",
-    1073741824: "c000000040000000", 2939561958: "c0000000af3627e6",
-    151288809941952652: "c2197c5eff14e88c", MAX_VARINT: "ffffffffffffffff",
+    0: "00",
+    63: "3f",
+    64: "4040",
+    91: "405b",
+    92: "405c",
+    94: "405e",
+    95: "405f",
+    98: "4062",
+    255: "40ff",
+    15293: "7bbd",
+    16383: "7fff",
+    16384: "80004000",
+    29997: "8000752d",
+    30000: "80007530",
+    131072: "80020000",
+    494878333: "9d7f3e7d",
+    1073741823: "bfffffff",
+    1073741824: "c000000040000000",
+    2939561958: "c0000000af3627e6",
+    151288809941952652: "c2197c5eff14e88c",
+    MAX_VARINT: "ffffffffffffffff",
 }
 
 
@@ -63,7 +79,7 @@ class Everything(Message):
     i: I64
     j: Bytes16
     k: Text16
-    l: Bytes32  # noqa: E741
+    l: Bytes32
     m: Text32
     n: Address
     o: Port
@@ -84,7 +100,8 @@ raw = st.binary(max_size=80)
 # Any bytes are a text and the text gives the same bytes; so texts are made from bytes.
 texts = raw.map(lambda data: data.decode("utf-8", "surrogateescape"))
 addresses = st.builds(IPPort, st.ip_addresses().map(str), st.integers(0, 0xFFFF)).filter(
-    lambda address: "%" not in address.ip)
+    lambda address: "%" not in address.ip
+)
 
 
 def unsigned(bits: int) -> st.SearchStrategy[int]:
@@ -93,10 +110,26 @@ def unsigned(bits: int) -> st.SearchStrategy[int]:
 
 inners = st.builds(Inner, varints, texts)
 everythings = st.builds(
-    Everything, varints, raw, texts, st.booleans(), unsigned(8), unsigned(16), unsigned(32),
-    unsigned(64), st.integers(-(1 << 63), (1 << 63) - 1), raw, texts, raw, texts, addresses,
-    unsigned(16), st.lists(raw, max_size=4).map(tuple), inners,
-    st.lists(inners, max_size=4).map(tuple), raw,
+    Everything,
+    varints,
+    raw,
+    texts,
+    st.booleans(),
+    unsigned(8),
+    unsigned(16),
+    unsigned(32),
+    unsigned(64),
+    st.integers(-(1 << 63), (1 << 63) - 1),
+    raw,
+    texts,
+    raw,
+    texts,
+    addresses,
+    unsigned(16),
+    st.lists(raw, max_size=4).map(tuple),
+    inners,
+    st.lists(inners, max_size=4).map(tuple),
+    raw,
 )
 messages = st.one_of(inners, everythings, st.just(Empty()))
 
@@ -183,9 +216,16 @@ def test_lists_are_bounded_by_what_is_there() -> None:
         Many.decode(bytes.fromhex("ffffffffffffffff") + b"\0" * 100)
 
 
-@pytest.mark.parametrize(("kind", "values"), [
-    (U8, [256, -1]), (U16, [1 << 16]), (U32, [1 << 32]), (U64, [1 << 64]), (I64, [1 << 63]),
-])
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (U8, [256, -1]),
+        (U16, [1 << 16]),
+        (U32, [1 << 32]),
+        (U64, [1 << 64]),
+        (I64, [1 << 63]),
+    ],
+)
 def test_numbers_that_do_not_fit_are_our_bug(kind: Any, values: list[int]) -> None:
     codec = kind.__metadata__[0]
     for value in values:

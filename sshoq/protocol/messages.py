@@ -6,7 +6,7 @@ here: `wire.Message` reads the annotations while a class is made.)
 """
 
 from enum import IntEnum
-from socket import AF_INET, AF_INET6, inet_pton
+from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import Annotated, ClassVar, Self
 
 from sshoq.protocol.extensions import NONE, Extension
@@ -220,9 +220,11 @@ def parse_address(text: str) -> IPPort:
     host, colon, port = text.rpartition(":")
     if not colon or not (port.isascii() and port.isdigit()) or int(port) > 0xFFFF:
         raise WireError(f"{text!r} has no port")
-    ip = host[1:-1] if host[:1] == "[" and host[-1:] == "]" else host
+    ip, family = host, AF_INET
+    if host[:1] == "[" and host[-1:] == "]":
+        ip, family = host[1:-1], AF_INET6
     try:
-        inet_pton(AF_INET6 if ip != host else AF_INET, ip)
+        ip = inet_ntop(family, inet_pton(family, ip))  # one spelling, so that addresses compare
     except (OSError, ValueError):
         raise WireError(f"{text!r} is no address") from None
     return IPPort(ip, int(port))

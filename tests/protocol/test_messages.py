@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from socket import AF_INET, AF_INET6, inet_ntop
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -90,8 +92,11 @@ REQUEST_VECTORS = [
      "4062077831312d7265710001124d49542d4d414749432d434f4f4b49452d3102303000"),
 ]
 
-addresses = st.builds(IPPort, st.ip_addresses().map(str).filter(lambda ip: "%" not in ip),
-                      st.integers(0, 0xFFFF))
+ips = st.one_of(  # in the one spelling that reading gives
+    st.binary(min_size=4, max_size=4).map(lambda raw: inet_ntop(AF_INET, raw)),
+    st.binary(min_size=16, max_size=16).map(lambda raw: inet_ntop(AF_INET6, raw)))
+addresses = st.builds(IPPort, ips, st.integers(0, 0xFFFF))
+hosts, ports = st.text(max_size=200), st.integers(0, 0xFFFF)
 openings: st.SearchStrategy[ChannelOpening] = st.one_of(
     st.just(Session()), st.just(Sftp()), st.just(AgentConnection()),
     st.builds(DirectTcp, addresses), st.builds(DirectUdp, addresses),
@@ -99,7 +104,39 @@ openings: st.SearchStrategy[ChannelOpening] = st.one_of(
     st.builds(RequestReverseUdp, addresses, addresses),
     st.builds(OpenReverseTcp, st.none() | addresses),
     st.builds(OpenReverseUdp, addresses, addresses),
+    st.builds(DirectTcpip, hosts, ports, hosts, ports),
+    st.builds(DirectStreamlocal, hosts), st.builds(DirectUdpip, hosts, ports),
+    st.builds(TcpipForward, hosts, ports), st.builds(UdpipForward, hosts, ports),
+    st.builds(StreamlocalForward, hosts), st.builds(ForwardedTcpip, varints, hosts, ports),
+    st.builds(ForwardedStreamlocal, varints), st.builds(ForwardedUdpip, varints, hosts, ports),
 )
+
+
+def written_down(what: str) -> bytes:
+    """The bytes in docs/protocol.md on the line behind, or at the end of, the line of that text."""
+    lines = iter(DOCUMENT.splitlines())
+    line = next(line for line in lines if what in line)
+    digits = line.partition(what)[2].split() or next(lines).split()
+    return bytes.fromhex("".join(digits))
+
+
+@pytest.mark.parametrize(("text", "opening"), [
+    ("direct-tcpip to localhost:80 for a caller at 127.0.0.1:40000, conversation 0",
+     DirectTcpip("localhost", 80, "127.0.0.1", 40000)),
+    ("client: tcpip-forward, localhost, port 0", TcpipForward("localhost", 0)),
+    ("forwarded-tcpip for listener 4, caller 127.0.0.1:40000",
+     ForwardedTcpip(4, "127.0.0.1", 40000)),
+])
+def test_headers_are_as_the_document_has_them(text: str, opening: ChannelOpening) -> None:
+    assert ChannelHeader(0, opening, MAX_MESSAGE).encode() == written_down(text)
+
+
+def test_answers_are_as_the_document_has_them() -> None:
+    listening = encode_request(Listening(43210))
+    confirmation = varint(91) + Confirmation(MAX_MESSAGE).encode()
+    assert written_down("confirmation, listening 43210") == confirmation + listening
+    refusal = varint(92) + Refusal(2, "Connection refused").encode()
+    assert written_down("or: refusal, then FIN") == refusal
 
 
 @pytest.mark.parametrize(("conversation_id", "opening", "encoded"), HEADERS)
@@ -208,6 +245,10 @@ def test_no_header_is_longer_than_its_bound() -> None:
 @given(addresses)
 def test_parsing_an_address_undoes_formatting(address: IPPort) -> None:
     assert parse_address(format_address(address)) == address
+
+
+def test_addresses_have_one_spelling() -> None:
+    assert parse_address("[0:0:0:0:0:0:0:1]:80") == IPPort("::1", 80)
 
 
 @given(st.text(max_size=30))
