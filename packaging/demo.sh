@@ -10,6 +10,7 @@ set -eu
 bin=${1:?usage: packaging/demo.sh FOLDER-OF-THE-PROGRAMS}
 place=$(mktemp -d "${TMPDIR:-/tmp}/sshoq-demo.XXXXXX")
 server=
+service_user=
 
 finish() {
     status=$?
@@ -18,6 +19,7 @@ finish() {
         kill "$server" 2>/dev/null || true
         wait "$server" 2>/dev/null || true
     fi
+    [ -z "$service_user" ] || userdel "$service_user" || true
     rm -rf "$place"
     exit "$status"
 }
@@ -50,6 +52,12 @@ StrictModes no
 UsePAM no
 PermitRootLogin yes
 END
+
+if [ "$(id -u)" = 0 ] && ! id sshoq >/dev/null 2>&1; then
+    echo "demo: as root the server wants its own user; 'sshoq' is made for as long as the demo runs" >&2
+    useradd --system --no-create-home --home-dir /run/sshoq/empty --shell /usr/sbin/nologin sshoq
+    service_user=sshoq
+fi
 
 # In a session of its own, so that ^C in the demo's shell is the shell's affair.
 setsid "$bin/sshoq-server" -D -e -f "$place/server_config" 2>"$place/server.log" &

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 
 from tests.accounts import PAM_SERVICE, Account, PamService, make_account, make_pam_service
-from tests.janitor import Janitor
+from tests.janitor import SERVICE_USER, Janitor
 from tests.needs import need_root
 
 # A busy machine is no failure: a deadline would time it, not the code.
@@ -56,3 +56,11 @@ def pam_service(janitor: Janitor) -> PamService:
     """Debian's usual stack; whose nologin and environment files are the test's own."""
     need_root()
     return make_pam_service(janitor, janitor.directory(), PAM_SERVICE)
+
+
+@pytest.fixture(scope="session")
+def service_user(janitor: Janitor) -> str:
+    """The server's own user, made where the server was never installed."""
+    need_root()
+    janitor.make_service_user()
+    return SERVICE_USER

@@ -26,14 +26,29 @@ from pathlib import Path
 # try again.
 ACCOUNT_LOCK = "/run/lock/sshoq-tests-accounts"
 ACCOUNT_TRIES = 40
+LOCK_MODE = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+
+
+# Held, shared, by every test run that may need the server's own user; it goes with the last of
+# them.
+SERVICE_USER = "sshoq"
+SERVICE_USER_LOCK = "/run/lock/sshoq-tests-service-user"
+SERVICE_USER_MADE = Path("/run/lock/sshoq-tests-service-user-made")
 
 
 class Janitor:
     """The tests' side: everything owed is undone at the latest when this process ends."""
 
     def __init__(self) -> None:
+        self._lock = os.open(
+            SERVICE_USER_LOCK if os.geteuid() == 0 else os.devnull, LOCK_MODE, 0o600
+        )
+        fcntl.flock(self._lock, fcntl.LOCK_SH)
         self._process = subprocess.Popen(
-            [sys.executable, "-I", __file__], stdin=subprocess.PIPE, start_new_session=True
+            [sys.executable, "-I", __file__, str(self._lock)],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+            pass_fds=[self._lock],
         )
 
     def owe(self, kind: str, what: str) -> None:
@@ -42,6 +57,18 @@ class Janitor:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps([kind, what]).encode() + b"\n")
         self._process.stdin.flush()
+
+    def make_service_user(self) -> None:
+        """Where the server was never installed its own user is missing, and it refuses to start."""
+        if user_exists(SERVICE_USER):
+            return
+        SERVICE_USER_MADE.touch()
+        command = ["useradd", "--system", "--no-create-home", "--home-dir", "/run/sshoq/empty"]
+        try:
+            run_account_tool(*command, "--shell", "/usr/sbin/nologin", SERVICE_USER)
+        except RuntimeError:
+            if not user_exists(SERVICE_USER):  # else another test run was quicker
+                raise
 
     def directory(self) -> Path:
         """A new folder that other users may enter, unlike pytest's own."""
@@ -53,8 +80,17 @@ class Janitor:
     def close(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
+        os.close(self._lock)
         if status := self._process.wait(timeout=60):
             raise RuntimeError(f"the janitor could not undo everything (status {status})")
+
+
+def user_exists(name: str) -> bool:
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
 
 
 def run_account_tool(*command: str, feed: str | None = None) -> None:
@@ -74,10 +110,9 @@ def run_account_tool(*command: str, feed: str | None = None) -> None:
 def remove_user(name: str) -> None:
     """End the user's processes, then remove the account and its home; userdel refuses in the other
     order."""
-    try:
-        uid = pwd.getpwnam(name).pw_uid
-    except KeyError:
+    if not user_exists(name):
         return
+    uid = pwd.getpwnam(name).pw_uid
     for entry in os.listdir("/proc"):
         with contextlib.suppress(OSError, ValueError):
             if entry.isdigit() and os.stat(f"/proc/{entry}").st_uid == uid:
@@ -102,6 +137,17 @@ def end_process(name: str) -> None:
             os.kill(int(pid), signal.SIGKILL)
 
 
+def give_back_service_user(lock: int) -> None:
+    """Unless another test run still holds the lock, or somebody else made the user."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return
+    if SERVICE_USER_MADE.exists():
+        remove_user(SERVICE_USER)
+        SERVICE_USER_MADE.unlink()
+
+
 UNDO: dict[str, Callable[[str], None]] = {
     "user": remove_user,
     "file": remove_file,
@@ -121,6 +167,8 @@ def main() -> int:
         except Exception as error:  # one failure must not keep the rest from being undone
             print(f"janitor: {kind} {what}: {error}", file=sys.stderr)
             status = 1
+    if os.geteuid() == 0:
+        give_back_service_user(int(sys.argv[1]))
     return status
 
 

@@ -55,6 +55,9 @@ class Programs:
     def client(self) -> str:
         raise NotImplementedError
 
+    def prepare_machine(self, janitor: Janitor) -> None:
+        """What installing the server would have made; as root, before it starts."""
+
     def server_command(self, config: Path, service: str | None, directory: Path) -> list[str]:
         raise NotImplementedError
 
@@ -75,11 +78,12 @@ class OpenSSH(Programs):
     def client(self) -> str:
         return find_program("ssh")
 
+    def prepare_machine(self, janitor: Janitor) -> None:
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+
     def server_command(self, config: Path, service: str | None, directory: Path) -> list[str]:
         """sshd 9.2 has no PAMServiceName: the service is the name by which sshd was called."""
         program = find_program("sshd")
-        if os.geteuid() == 0:
-            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
         if service is not None:
             link = directory / service
             link.symlink_to(program)
@@ -93,6 +97,9 @@ class Sshoq(Programs):
 
     def client(self) -> str:
         return find_program("sshoq")
+
+    def prepare_machine(self, janitor: Janitor) -> None:
+        janitor.make_service_user()
 
     def server_command(self, config: Path, service: str | None, directory: Path) -> list[str]:
         named = ["-o", f"PAMServiceName={service}"] if service is not None else []
@@ -192,6 +199,8 @@ class Server:
         self._mark = uuid.uuid4().hex
         self._host_key = make_key(directory / "host_key")
         self.write_settings(settings)
+        if os.geteuid() == 0:
+            programs.prepare_machine(janitor)
         self.start()
 
     def write_settings(self, settings: Iterable[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pwd
 import signal
 import subprocess
 import sys
@@ -11,19 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.accounts import make_account, unique_name
-from tests.janitor import Janitor
+from tests.janitor import SERVICE_USER, Janitor, user_exists
 from tests.needs import need_root
 from tests.processes import is_running, processes_of, read_process, wait_until
 
 ROOT = Path(__file__).parent.parent
-
-
-def exists(name: str) -> bool:
-    try:
-        pwd.getpwnam(name)
-    except KeyError:
-        return False
-    return True
 
 
 def test_files_folders_and_processes_go_when_it_is_closed(tmp_path: Path) -> None:
@@ -77,7 +68,7 @@ def test_a_user_goes_with_home_and_processes(tmp_path: Path) -> None:
     wait_until(lambda: processes_of(account.uid), 5, "the user's process runs")
     janitor.close()
     assert sleeper.wait(timeout=5) == -signal.SIGKILL
-    assert not exists(account.name)
+    assert not user_exists(account.name)
     assert not account.home.exists()
 
 
@@ -90,6 +81,16 @@ def test_an_account_has_its_groups(
     account = make_account(janitor, tmp_path, groups=("games",))
     done = subprocess.run(["id", "-Gn", account.name], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [account.name, "games"]
+    janitor.close()
+
+
+@pytest.mark.privileged
+def test_the_service_user_is_there_when_it_is_asked_for() -> None:
+    """And gone with the last test run, which here may be another one; where it was, it stays."""
+    need_root()
+    janitor = Janitor()
+    janitor.make_service_user()
+    assert user_exists(SERVICE_USER)
     janitor.close()
 
 
