@@ -25,6 +25,7 @@ from sshoq.protocol.messages import (
     Confirmation,
     ExitSignal,
     ExitStatus,
+    Listening,
     PtyReq,
     Refusal,
     Session,
@@ -54,7 +55,7 @@ JOIN = 1024
 Buffer = bytes | memoryview
 
 _NEEDS = {EOF: Extension.EOF, SUCCESS: Extension.REPLY, FAILURE: Extension.REPLY}
-_FROM_SERVER = (ExitStatus, ExitSignal)
+_FROM_SERVER = (ExitStatus, ExitSignal, Listening)
 _DATA_PREFIX = varint(DATA)
 _EXTENDED_PREFIX = varint(EXTENDED_DATA)
 
@@ -319,6 +320,8 @@ class ChannelState:
             raise IllegalSend("the channel is open already")
         if self.opening.fork_only and not self.traits.knows_fork_channels:
             raise IllegalSend(f"{self.opening.type_name} kills this server")
+        if not self.traits.supports(self.opening.needs):
+            raise IllegalSend(f"the peer did not announce {self.opening.type_name}")
         self._check_announcement(self.header.max_message)
         self._outgoing = _Outgoing.OPEN
         self._last_field_is_short = not self.opening.ignores_rest

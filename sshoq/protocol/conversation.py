@@ -529,7 +529,8 @@ class ConversationState:
         if self.conversation_id is None:
             if len(stream.held) > MAX_EARLY_BYTES:
                 self._refuse_arriving(stream_id, CHANNEL_REFUSED, events)
-        elif header.conversation_id != self.conversation_id or self.ended:
+        elif (header.conversation_id != self.conversation_id or self.ended
+                or not self.traits.supports(header.opening.needs)):
             self._refuse_arriving(stream_id, CHANNEL_REFUSED, events)
         else:
             self._accept_channel(stream_id, stream, header, events)

@@ -26,7 +26,7 @@ class Extension(IntFlag):
     SUBSYSTEM = 1 << 4
     """Channel request `subsystem`."""
     FORWARD = 1 << 5
-    """Forwarding by host name, with port 0, and of Unix sockets."""
+    """Forwarding by host name, with port 0, and of Unix sockets; listeners that can be ended."""
     AGENT = 1 << 6
     """Channel request `auth-agent-req@openssh.com`."""
     X11 = 1 << 7
@@ -39,7 +39,7 @@ class Extension(IntFlag):
 
 OURS = (
     Extension.EARLY | Extension.EOF | Extension.REPLY | Extension.ENV | Extension.SUBSYSTEM
-    | Extension.BANNER | Extension.SIGNAL
+    | Extension.FORWARD | Extension.AGENT | Extension.BANNER | Extension.SIGNAL
 )
 """What this version implements."""
 

@@ -19,6 +19,7 @@ from sshoq.wire import (
     Incomplete,
     IPPort,
     Message,
+    Port,
     Reader,
     Text,
     Varint,
@@ -83,6 +84,8 @@ class ChannelOpening(Message):
     opened_by_client: ClassVar[bool] = True
     fork_only: ClassVar[bool] = False
     """Unknown to francoismichel/ssh3 servers, which die of it."""
+    needs: ClassVar[Extension] = NONE
+    """What both sides must have announced before it may be opened."""
     accepts: ClassVar[frozenset[int]] = frozenset({DATA})
     """Messages the type carries, beside the confirmation and the refusal."""
     datagrams: ClassVar[bool] = False
@@ -201,6 +204,94 @@ class OpenReverseUdp(ChannelOpening, name="open-request-reverse-udp"):
         if len(addresses) != 2:
             raise WireError(f"{text!r} does not name two addresses")
         return cls(*[parse_address(address) for address in addresses])
+
+
+# Between our own programs: RFC 4254 7 and OpenSSH's PROTOCOL 2.4. A request to listen is a channel
+# that stays open as long as the listener is to; whoever calls there comes on channels that name it.
+
+
+class DirectTcpip(ChannelOpening, name="direct-tcpip"):
+    """RFC 4254 7.2: connect to a host by its name, and relay. Who called at the client, for the
+    log."""
+
+    host: Text
+    port: Port
+    originator: Text = ""
+    originator_port: Port = 0
+    needs = Extension.FORWARD
+
+
+class DirectStreamlocal(ChannelOpening, name="direct-streamlocal@openssh.com"):
+    """Connect to a Unix socket of the server's, and relay."""
+
+    path: Text
+    needs = Extension.FORWARD
+
+
+class DirectUdpip(ChannelOpening, name="direct-udpip"):
+    """The same for datagrams to a host by its name."""
+
+    host: Text
+    port: Port
+    needs = Extension.FORWARD
+    accepts = frozenset()
+    datagrams = True
+
+
+class _ListenerOpening(ChannelOpening):
+    """The server listens, confirms, and says `Listening`; the end of the client's side ends it."""
+
+    needs = Extension.FORWARD
+    accepts = frozenset({REQUEST})
+
+
+class TcpipForward(_ListenerOpening, name="tcpip-forward"):
+    """RFC 4254 7.1: listen there. Address "" means everywhere, "localhost" both loopbacks; port 0
+    any port."""
+
+    address: Text
+    port: Port
+
+
+class StreamlocalForward(_ListenerOpening, name="streamlocal-forward@openssh.com"):
+    """Listen on a Unix socket, made at `path`."""
+
+    path: Text
+
+
+class UdpipForward(_ListenerOpening, name="udpip-forward"):
+    """The same for datagrams."""
+
+    address: Text
+    port: Port
+
+
+class _Forwarded(ChannelOpening):
+    """Somebody called at a listener; `listener` is the stream of the channel that asked for it."""
+
+    listener: Varint
+    needs = Extension.FORWARD
+    opened_by_client = False
+
+
+class ForwardedTcpip(_Forwarded, name="forwarded-tcpip"):
+    """RFC 4254 7.2, with the listener's channel for its address and port."""
+
+    originator: Text
+    originator_port: Port
+
+
+class ForwardedStreamlocal(_Forwarded, name="forwarded-streamlocal@openssh.com"):
+    """The same on a Unix socket, whose callers have no address."""
+
+
+class ForwardedUdpip(_Forwarded, name="forwarded-udpip"):
+    """A first datagram from a new sender."""
+
+    originator: Text
+    originator_port: Port
+    accepts = frozenset()
+    datagrams = True
 
 
 class UnknownChannel(ChannelOpening):
@@ -416,6 +507,16 @@ class ExitSignal(ChannelRequest, name="exit-signal",
     core_dumped: Bool = False
     text: Text = ""
     language: Text = "en"
+
+
+class AgentReq(ChannelRequest, name="auth-agent-req@openssh.com", needs=Extension.AGENT):
+    """OpenSSH's PROTOCOL.agent: the program is to have an agent socket that leads to the client."""
+
+
+class Listening(ChannelRequest, name="listening", needs=Extension.FORWARD):
+    """The server: the listener stands, at this port (0 for a Unix socket)."""
+
+    port: Varint
 
 
 class X11Req(ChannelRequest, name="x11-req", needs=Extension.X11,

@@ -19,6 +19,7 @@ from sshoq.protocol.channel import (
 from sshoq.protocol.extensions import Extension
 from sshoq.protocol.messages import (
     FORWARD_AGENT,
+    AgentReq,
     Break,
     ChannelRequest,
     Env,
@@ -62,6 +63,7 @@ class Phase(Flag):
 _WHEN: dict[type[ChannelRequest], Phase] = {
     PtyReq: Phase.LARVAL,
     Env: Phase.LARVAL,
+    AgentReq: Phase.LARVAL,
     X11Req: Phase.LARVAL,
     Shell: Phase.LARVAL,
     Exec: Phase.LARVAL,

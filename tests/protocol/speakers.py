@@ -16,6 +16,7 @@ from sshoq.protocol.channel import (
 )
 from sshoq.protocol.extensions import OURS, Extension
 from sshoq.protocol.messages import (
+    AgentReq,
     Break,
     ChannelHeader,
     ChannelOpening,
@@ -43,6 +44,7 @@ names = st.text(max_size=40)
 requests: st.SearchStrategy[ChannelRequest] = st.one_of(
     st.builds(PtyReq, names, varints, varints, varints, varints, st.binary(max_size=60)),
     st.just(Shell()),
+    st.just(AgentReq()),
     st.builds(Exec, st.text(max_size=300)),
     st.builds(Subsystem, names),
     st.builds(Env, names, names),

@@ -33,11 +33,13 @@ from sshoq.protocol.messages import (
     ChannelOpening,
     ChannelRequest,
     DirectTcp,
+    DirectTcpip,
     DirectUdp,
     Env,
     Exec,
     ExitSignal,
     ExitStatus,
+    Listening,
     OpenReverseUdp,
     PtyReq,
     RequestReverseTcp,
@@ -46,6 +48,7 @@ from sshoq.protocol.messages import (
     Shell,
     Signal,
     Subsystem,
+    TcpipForward,
     UnknownChannel,
     WindowChange,
     X11Req,
@@ -263,6 +266,31 @@ def test_other_channels_carry_data_only(opening: ChannelOpening) -> None:
         state.confirm()
         with pytest.raises(ProtocolError):
             state.receive(message)
+
+
+def test_a_channel_of_an_extension_is_not_opened_to_others() -> None:
+    opening = DirectTcpip("localhost", 80)
+    ours = channel(opening, traits=our_traits(), is_client=True, opened_here=True)
+    assert ours.open() == [ours.header.encode()]
+    with pytest.raises(IllegalSend):
+        channel(opening, is_client=True, opened_here=True).open()
+
+
+def test_a_listener_says_where_it_listens_and_the_client_ends_it() -> None:
+    opening = TcpipForward("localhost", 0)
+    server = channel(opening, traits=our_traits())
+    client = channel(opening, traits=our_traits(), is_client=True, opened_here=True)
+    client.open()
+    said_by_server = said(server.confirm()) + said(server.request(Listening(43210)))
+    answer, listening = client.receive(said_by_server)
+    assert isinstance(answer, Confirmed)
+    assert listening == Requested(Listening(43210), False)
+    with pytest.raises(IllegalSend):
+        client.request(Listening(1))
+    with pytest.raises(IllegalSend):
+        client.data(b"x")
+    assert client.finish() == []
+    assert server.receive(b"", fin=True) == [Finished()]
 
 
 def test_what_follows_a_reverse_request_is_ignored() -> None:

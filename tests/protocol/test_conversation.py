@@ -32,6 +32,7 @@ from sshoq.protocol.http3 import control_stream, encode_headers
 from sshoq.protocol.messages import (
     AgentConnection,
     ChannelHeader,
+    DirectTcpip,
     DirectUdp,
     Exec,
     OpenReverseUdp,
@@ -504,6 +505,13 @@ def test_what_waits_for_the_next_request_waits_on() -> None:
     state.receive(8, request().encode(), False, 0.0)
     [arrived] = arrivals(state.respond(8, accepted(state.traits), 0.0))
     assert arrived.channel.header.conversation_id == 8
+
+
+def test_channels_of_an_extension_need_its_announcement() -> None:
+    header = ChannelHeader(0, DirectTcpip("localhost", 80), 30000).encode()
+    assert arrivals(logged_in_server().receive(4, header, False, 0.0))
+    state = logged_in_server(GO_CONTROL)
+    assert without_credit(state.receive(4, header, False, 0.0)) == refused(4)
 
 
 def test_early_channels_of_another_conversation_are_refused_at_login() -> None:

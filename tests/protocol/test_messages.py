@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from socket import AF_INET, AF_INET6, inet_ntop
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sshoq.protocol.channel import MAX_MESSAGE
 from sshoq.protocol.messages import (
     MAX_COMMAND,
     MAX_HEADER,
@@ -18,22 +21,34 @@ from sshoq.protocol.messages import (
     ChannelHeader,
     ChannelOpening,
     ChannelRequest,
+    Confirmation,
+    DirectStreamlocal,
     DirectTcp,
+    DirectTcpip,
     DirectUdp,
+    DirectUdpip,
     Env,
     Exec,
     ExitSignal,
     ExitStatus,
+    ForwardedStreamlocal,
+    ForwardedTcpip,
+    ForwardedUdpip,
+    Listening,
     OpenReverseTcp,
     OpenReverseUdp,
     PtyReq,
+    Refusal,
     RequestReverseTcp,
     RequestReverseUdp,
     Session,
     Sftp,
     Shell,
     Signal,
+    StreamlocalForward,
     Subsystem,
+    TcpipForward,
+    UdpipForward,
     UnknownChannel,
     WindowChange,
     X11Req,
@@ -48,6 +63,7 @@ from sshoq.protocol.outcome import CHANNEL_REFUSED, ProtocolError
 from sshoq.wire import MAX_VARINT, Incomplete, IPPort, WireError, varint
 from tests.protocol.speakers import requests, varints
 
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
 MAPPED = "::ffff:192.0.2.10"
 
 HEADERS = [
@@ -94,9 +110,9 @@ REQUEST_VECTORS = [
 
 ips = st.one_of(  # in the one spelling that reading gives
     st.binary(min_size=4, max_size=4).map(lambda raw: inet_ntop(AF_INET, raw)),
-    st.binary(min_size=16, max_size=16).map(lambda raw: inet_ntop(AF_INET6, raw)),
-)
+    st.binary(min_size=16, max_size=16).map(lambda raw: inet_ntop(AF_INET6, raw)))
 addresses = st.builds(IPPort, ips, st.integers(0, 0xFFFF))
+hosts, ports = st.text(max_size=200), st.integers(0, 0xFFFF)
 openings: st.SearchStrategy[ChannelOpening] = st.one_of(
     st.just(Session()), st.just(Sftp()), st.just(AgentConnection()),
     st.builds(DirectTcp, addresses), st.builds(DirectUdp, addresses),
@@ -104,7 +120,39 @@ openings: st.SearchStrategy[ChannelOpening] = st.one_of(
     st.builds(RequestReverseUdp, addresses, addresses),
     st.builds(OpenReverseTcp, st.none() | addresses),
     st.builds(OpenReverseUdp, addresses, addresses),
+    st.builds(DirectTcpip, hosts, ports, hosts, ports),
+    st.builds(DirectStreamlocal, hosts), st.builds(DirectUdpip, hosts, ports),
+    st.builds(TcpipForward, hosts, ports), st.builds(UdpipForward, hosts, ports),
+    st.builds(StreamlocalForward, hosts), st.builds(ForwardedTcpip, varints, hosts, ports),
+    st.builds(ForwardedStreamlocal, varints), st.builds(ForwardedUdpip, varints, hosts, ports),
 )
+
+
+def written_down(what: str) -> bytes:
+    """The bytes in docs/protocol.md on the line behind, or at the end of, the line of that text."""
+    lines = iter(DOCUMENT.splitlines())
+    line = next(line for line in lines if what in line)
+    digits = line.partition(what)[2].split() or next(lines).split()
+    return bytes.fromhex("".join(digits))
+
+
+@pytest.mark.parametrize(("text", "opening"), [
+    ("direct-tcpip to localhost:80 for a caller at 127.0.0.1:40000, conversation 0",
+     DirectTcpip("localhost", 80, "127.0.0.1", 40000)),
+    ("client: tcpip-forward, localhost, port 0", TcpipForward("localhost", 0)),
+    ("forwarded-tcpip for listener 4, caller 127.0.0.1:40000",
+     ForwardedTcpip(4, "127.0.0.1", 40000)),
+])
+def test_headers_are_as_the_document_has_them(text: str, opening: ChannelOpening) -> None:
+    assert ChannelHeader(0, opening, MAX_MESSAGE).encode() == written_down(text)
+
+
+def test_answers_are_as_the_document_has_them() -> None:
+    listening = encode_request(Listening(43210))
+    confirmation = varint(91) + Confirmation(MAX_MESSAGE).encode()
+    assert written_down("confirmation, listening 43210") == confirmation + listening
+    refusal = varint(92) + Refusal(2, "Connection refused").encode()
+    assert written_down("or: refusal, then FIN") == refusal
 
 
 @pytest.mark.parametrize(("conversation_id", "opening", "encoded"), HEADERS)
@@ -177,7 +225,7 @@ def test_an_unknown_address_family_refuses_the_channel(fields: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [
-    "direct-tcpip", "", "session,127.0.0.1:80", "direct-tcp,1", "SESSION", "x" * 256,
+    "x11", "", "session,127.0.0.1:80", "direct-tcp,1", "SESSION", "x" * 256,
 ])
 def test_unknown_types_are_kept_by_name(kind: str) -> None:
     encoded = ChannelHeader(0, UnknownChannel(kind), 30000).encode()
