@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from socket import AF_INET, AF_INET6, inet_ntop
-
 from pathlib import Path
+from socket import AF_INET, AF_INET6, inet_ntop
 
 import pytest
 from hypothesis import given
