@@ -94,12 +94,13 @@ class Leader:
     """The sessions of one login."""
 
     def __init__(
-        self, network: PrivsepSocket, monitor: PrivsepSocket, rights: LoginRights, ptys: PtySource
+        self, network: PrivsepSocket, monitor: PrivsepSocket, rights: LoginRights, root: int
     ) -> None:
         self._network = network
         self._monitor = monitor
         self._rights = rights
-        self._ptys = ptys
+        self._root = root
+        self._ptys = PtySource(root)
         self._sessions: dict[int, Session] = {}
         self._programs: dict[int, Session] = {}
         self._login_file: str | None = None
@@ -391,6 +392,7 @@ class Leader:
         rights = self._rights
         return Program(
             account=rights.account,
+            root=self._root,
             command=None if asked.command is None else encode_text(asked.command),
             environment=environment,
             is_subsystem=asked.is_subsystem,
@@ -444,12 +446,14 @@ RULES: dict[type[Message], Callable[[Leader, Any], None]] = {
 
 
 def run_leader(
-    to_network: socket.socket, to_monitor: socket.socket, rights: LoginRights, ptys: PtySource
+    to_network: socket.socket, to_monitor: socket.socket, rights: LoginRights, root: int
 ) -> int:
-    """The leader's life, as the user already. Returns its exit status."""
+    """The leader's life, as the user already. `root` is a descriptor of the root directory from
+    before a chroot. Returns the exit status.
+    """
     network = PrivsepSocket(to_network, FROM_LEADER, TO_LEADER)
     monitor = PrivsepSocket(to_monitor, LEADER_TO_MONITOR, MONITOR_TO_LEADER)
-    leader = Leader(network, monitor, rights, ptys)
+    leader = Leader(network, monitor, rights, root)
     try:
         leader.serve()
     except PrivsepError as error:

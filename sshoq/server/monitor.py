@@ -62,7 +62,6 @@ from sshoq.server.privsep import (
     close_all,
     make_pair,
 )
-from sshoq.server.pty import PtySource
 from sshoq.server.records import (
     LoginRecord,
     RecordFiles,
@@ -355,13 +354,13 @@ class Monitor:
         account = rights.account
         pam = self._authenticator.pam
         try:
-            ptys = PtySource()
+            root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             become_user(account, pam.set_credentials if pam else None, chroot_of(rights))
         except (LoginError, PamError, OSError) as error:
             log.fatal(str(error))
             return 255
         libc.prctl(libc.PR_SET_DUMPABLE, 0)
-        return run_leader(to_network, to_monitor, rights, ptys)
+        return run_leader(to_network, to_monitor, rights, root)
 
     # ------------------------------------------------------------------ what the leader asks
 

@@ -19,8 +19,8 @@ from sshoq.server.login import close_descriptors, reset_signals
 
 USER_RC = ".ssh/rc"
 SYSTEM_RC = "/etc/ssh/sshrc"
-MOTD = "/etc/motd"
-NOLOGIN = ("/etc/nologin", "/var/run/nologin")
+MOTD = "etc/motd"
+NOLOGIN = ("etc/nologin", "run/nologin")
 PASSWD = "/usr/bin/passwd"
 HUSHLOGIN = ".hushlogin"
 SFTP_SERVERS = (
@@ -39,6 +39,8 @@ class Program(NamedTuple):
     """What to run, and all that the child must know; it asks nobody any more."""
 
     account: Account
+    root: int
+    """A descriptor of the machine's root directory: some files count although there is a chroot."""
     command: bytes | None
     """None: the login shell."""
     environment: dict[bytes, bytes]
@@ -64,7 +66,7 @@ def run_program(program: Program) -> NoReturn:
     try:
         _become_session(program)
         last_login = _pass_gate(program.gate)
-        close_descriptors()
+        close_descriptors((program.root,))
         _refuse_if_closed(program)
         if program.must_change_password:
             _change_password(program.has_terminal)
@@ -109,7 +111,7 @@ def _refuse_if_closed(program: Program) -> None:
         return
     for path in NOLOGIN:
         with contextlib.suppress(FileNotFoundError):
-            _print(_read_text(path), 2)
+            _print(_read_text(program.root, path), 2)
             os._exit(NOLOGIN_STATUS)
 
 
@@ -135,7 +137,7 @@ def _show_texts(program: Program, last_login: bytes) -> None:
     _print(last_login, 1)
     if program.shows_motd:
         with contextlib.suppress(OSError):
-            _print(_read_text(MOTD), 1)
+            _print(_read_text(program.root, MOTD), 1)
 
 
 def _enter_home(program: Program) -> None:
@@ -215,8 +217,9 @@ def read_user_environment(account: Account) -> tuple[list[Variable], list[int]]:
 # --------------------------------------------------------------------------- talking to the user
 
 
-def _read_text(path: str) -> bytes:
-    with open(path, "rb") as file:
+def _read_text(root: int, path: str) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=root)
+    with open(descriptor, "rb") as file:
         return file.read(MAX_TEXT)
 
 

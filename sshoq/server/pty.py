@@ -1,7 +1,8 @@
 """Process: session leader [the user]. Pseudo terminals: opening one, and the modes a client asks
 for.
 
-The devices are reached through a descriptor of /dev, so that a login in a chroot has ptys, too.
+The devices are reached through a descriptor of the machine's root directory, so that a login in a
+chroot has ptys, too.
 """
 
 import contextlib
@@ -38,10 +39,10 @@ class PtyError(Exception):
 
 
 class PtySource:
-    """Opened before a chroot, used after it: it holds a descriptor of /dev."""
+    """`root` is a descriptor of the root directory from before any chroot."""
 
-    def __init__(self) -> None:
-        self._devices = os.open("/dev", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    def __init__(self, root: int) -> None:
+        self._root = root
 
     def open(self) -> Pty:
         """A fresh pair. The one who opens it owns it, so this must run as the user."""
@@ -60,12 +61,12 @@ class PtySource:
     def _open_master(self) -> int:
         flags = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC
         try:
-            return os.open("ptmx", flags, dir_fd=self._devices)
+            return os.open("dev/ptmx", flags, dir_fd=self._root)
         except OSError as error:
             # In some containers there is only the one of the devpts mount.
             if error.errno not in (errno.ENOENT, errno.EACCES, errno.ENXIO):
                 raise
-            return os.open("pts/ptmx", flags, dir_fd=self._devices)
+            return os.open("dev/pts/ptmx", flags, dir_fd=self._root)
 
     def _open_slave(self, master: int, number: int) -> int:
         try:
@@ -75,7 +76,7 @@ class PtySource:
             if error.errno not in (errno.EINVAL, errno.ENOTTY):  # before Linux 4.13
                 raise
             flags = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC
-            return os.open(f"pts/{number}", flags, dir_fd=self._devices)
+            return os.open(f"dev/pts/{number}", flags, dir_fd=self._root)
         os.set_inheritable(slave, False)
         return slave
 

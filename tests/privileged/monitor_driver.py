@@ -9,6 +9,7 @@ import select
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,11 +57,13 @@ class Monitor:
         *lines: str,
         pam_service: str | None = None,
         trailer: str = "",
+        wrapper: tuple[str, ...] = (),
+        user: str = "",
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.log_file = directory / "log"
         config = directory / "config"
-        settings = [*lines, "LogLevel DEBUG2", "UsePAM no"]
+        settings = [*lines, "LogLevel DEBUG2", "UsePAM no"]  # the first value counts
         if pam_service is not None:
             settings.insert(0, f"PAMServiceName {pam_service}\nUsePAM yes")
         config.write_text("\n".join([*settings, trailer]) + "\n")
@@ -70,10 +73,10 @@ class Monitor:
         network, monitor_network = make_pair()
         main, monitor_main = make_pair()
         numbers = [monitor_network.fileno(), monitor_main.fileno()]
+        command = [sys.executable, "-m", "tests.privileged.monitor_process"]
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.privileged.monitor_process", str(config), str(key)]
-                + [str(number) for number in numbers],
+                [*wrapper, *command, str(config), str(key), user, *map(str, numbers)],
                 pass_fds=numbers,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -254,7 +257,9 @@ class Program:
 
 def open_to_users(directory: Path) -> None:
     """pytest's folders are root's alone; what a user is to read below one must be reachable."""
-    for part in (directory, directory.parent, directory.parent.parent):
+    for part in (directory, *directory.parents):
+        if part == Path(tempfile.gettempdir()):
+            break
         part.chmod(0o755)
 
 

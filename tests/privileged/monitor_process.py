@@ -1,6 +1,7 @@
 """A monitor in a process of its own, as main would fork it. Run by monitor_driver.py."""
 
 import os
+import pwd
 import socket
 import sys
 
@@ -15,7 +16,7 @@ from sshoq.server.monitor import run_monitor
 
 def main() -> int:
     preload()
-    config_file, key_file, to_network, to_main = sys.argv[1:]
+    config_file, key_file, user, to_network, to_main = sys.argv[1:]
     config = load(config_file)
     log.to_stderr(log.LEVELS[config.log_level])
     identity = Identity((b"certificate",), load_private_key(key_file), key_file)
@@ -23,6 +24,11 @@ def main() -> int:
     network.set_inheritable(False)
     main.set_inheritable(False)
     os.setsid()
+    if user:  # everything is loaded, so it does not matter what that user may read
+        entry = pwd.getpwnam(user)
+        os.initgroups(user, entry.pw_gid)
+        os.setresgid(*[entry.pw_gid] * 3)
+        os.setresuid(*[entry.pw_uid] * 3)
     facts = ConnectionFacts("192.0.2.7", 40007, "192.0.2.1", 443)
     return run_monitor(network, main, config, identity, facts)
 

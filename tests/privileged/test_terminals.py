@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import termios
-from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from sshoq.server.privsep import AllocatePty, PtyAllocated, SessionRefused
-from sshoq.server.records import RecordFiles
+from sshoq.server.records import RecordFiles, read_last_login
 from tests.accounts import Account, make_pam_service
 from tests.janitor import Janitor
 from tests.needs import need_root
@@ -26,20 +26,23 @@ def _root() -> None:
     need_root()
 
 
+class Records(NamedTuple):
+    """The record files of a monitor that is started with `wrapper`, and of nobody else."""
+
+    files: RecordFiles
+    wrapper: tuple[str, ...]
+
+
 @pytest.fixture
-def records() -> Iterator[RecordFiles]:
-    """The machine's records, made for the test where they are missing, afterwards as before."""
-    files = RecordFiles()
-    before = {path: Path(path).read_bytes() if Path(path).exists() else None for path in files}
-    for path, content in before.items():
-        if content is None:
-            Path(path).touch()
-    yield files
-    for path, content in before.items():
-        if content is None:
-            Path(path).unlink()
-        else:
-            Path(path).write_bytes(content)
+def records(tmp_path: Path) -> Records:
+    """Folders that the monitor sees as /run and /var/log."""
+    run, log = tmp_path / "run", tmp_path / "varlog"
+    files = RecordFiles(*(str(path) for path in (run / "utmp", log / "wtmp", log / "lastlog")))
+    for path in files[:3]:
+        Path(path).parent.mkdir(exist_ok=True)
+        Path(path).touch()
+    mounts = f'mount --bind {run} /run && mount --bind {log} /var/log && exec "$@"'
+    return Records(files, ("unshare", "--mount", "sh", "-c", mounts, "sh"))
 
 
 def test_the_terminal_is_the_users_and_group_ttys(tmp_path: Path, account: Account) -> None:
@@ -93,9 +96,9 @@ def test_a_terminal_can_be_denied(tmp_path: Path, account: Account, options: str
 
 
 def test_a_login_is_on_record_while_it_lasts(
-    tmp_path: Path, account: Account, records: RecordFiles
+    tmp_path: Path, account: Account, records: Records
 ) -> None:
-    with Monitor(tmp_path) as monitor:
+    with Monitor(tmp_path, wrapper=records.wrapper) as monitor:
         monitor.log_in(account)
         program = monitor.start_on_pty(None)
         program.read_until("$")
@@ -105,10 +108,9 @@ def test_a_login_is_on_record_while_it_lasts(
         entry = _last(records, account)[0]
         assert "192.0.2.7" in entry
         assert "still logged in" in entry or "gone - no logout" in entry
-        shown = subprocess.run(
-            ["lastlog", "-u", account.name], capture_output=True, text=True, check=True
-        ).stdout
-        assert "192.0.2.7" in shown
+        last = read_last_login(records.files, account.uid)
+        assert last is not None
+        assert last.host == "192.0.2.7"
         os.write(program.descriptors[0], b"exit\n")
         program.wait()
         wait_until(
@@ -120,9 +122,9 @@ def test_a_login_is_on_record_while_it_lasts(
 
 
 def test_records_are_closed_when_the_client_just_goes(
-    tmp_path: Path, account: Account, records: RecordFiles
+    tmp_path: Path, account: Account, records: Records
 ) -> None:
-    with Monitor(tmp_path) as monitor:
+    with Monitor(tmp_path, wrapper=records.wrapper) as monitor:
         monitor.log_in(account)
         program = monitor.start_on_pty(None)
         program.read_until("$")
@@ -131,15 +133,15 @@ def test_records_are_closed_when_the_client_just_goes(
     assert not any(line.startswith(account.name) for line in _who(records))
 
 
-def _who(records: RecordFiles) -> list[str]:
+def _who(records: Records) -> list[str]:
     return subprocess.run(
-        ["who", records.utmp], capture_output=True, text=True, check=True
+        ["who", records.files.utmp], capture_output=True, text=True, check=True
     ).stdout.splitlines()
 
 
-def _last(records: RecordFiles, account: Account) -> list[str]:
+def _last(records: Records, account: Account) -> list[str]:
     shown = subprocess.run(
-        ["last", "-w", "-i", "-f", records.wtmp, account.name],
+        ["last", "-w", "-i", "-f", records.files.wtmp, account.name],
         capture_output=True,
         text=True,
         check=True,
@@ -148,9 +150,9 @@ def _last(records: RecordFiles, account: Account) -> list[str]:
 
 
 def test_a_commands_login_is_on_record_but_greets_nobody(
-    tmp_path: Path, account: Account, records: RecordFiles
+    tmp_path: Path, account: Account, records: Records
 ) -> None:
-    with Monitor(tmp_path) as monitor:
+    with Monitor(tmp_path, wrapper=records.wrapper) as monitor:
         monitor.log_in(account)
         for expected in ("first\r\n", "first\r\n"):
             assert monitor.start_on_pty("echo first").read_terminal() == expected
@@ -159,7 +161,7 @@ def test_a_commands_login_is_on_record_but_greets_nobody(
 
 
 def test_a_login_is_greeted_in_sshds_order(
-    tmp_path: Path, fresh_account: Account, janitor: Janitor, records: RecordFiles
+    tmp_path: Path, fresh_account: Account, janitor: Janitor, records: Records
 ) -> None:
     """What modules say, the last login, the motd."""
     stack = (
@@ -169,7 +171,7 @@ def test_a_login_is_greeted_in_sshds_order(
     (tmp_path / "motd").write_text("the motd of PAM\n")
     open_to_users(tmp_path)
     service = make_pam_service(janitor, tmp_path, stack)
-    with Monitor(tmp_path / "m", pam_service=service.name) as monitor:
+    with Monitor(tmp_path / "m", pam_service=service.name, wrapper=records.wrapper) as monitor:
         monitor.log_in(fresh_account)
         monitor.start_on_pty(None).read_until("$")
         text = monitor.start_on_pty(None).read_until("$")
@@ -188,10 +190,10 @@ def test_a_login_is_greeted_in_sshds_order(
 
 @pytest.mark.parametrize("rule", ["PrintLastLog no", "PrintMotd no"])
 def test_greetings_can_be_left_out(
-    tmp_path: Path, account: Account, records: RecordFiles, rule: str
+    tmp_path: Path, account: Account, records: Records, rule: str
 ) -> None:
     motd = Path("/etc/motd").read_text().strip() if Path("/etc/motd").exists() else ""
-    with Monitor(tmp_path, rule) as monitor:
+    with Monitor(tmp_path, rule, wrapper=records.wrapper) as monitor:
         monitor.log_in(account)
         monitor.start_on_pty(None).read_until("$")
         text = monitor.start_on_pty(None).read_until("$")
