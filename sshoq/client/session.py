@@ -19,22 +19,28 @@ from sshoq.client.log import Log, write_fully
 from sshoq.client.signals import ENDING, catching
 from sshoq.client.terminal import Size, Terminal, terminal_modes, window_size
 from sshoq.forwarding.forwarder import standard_sink, standard_source
-from sshoq.forwarding.relay import SinkClosed, Source, pump
+from sshoq.forwarding.relay import Source, pump
 from sshoq.protocol.extensions import Extension
 from sshoq.protocol.messages import (
+    MAX_COMMAND,
     Break,
     ChannelRequest,
     Env,
     Exec,
-    ExitSignal,
-    ExitStatus,
     PtyReq,
     Shell,
     Subsystem,
     WindowChange,
 )
 from sshoq.protocol.outcome import Unsupported
-from sshoq.transport.channel import Channel, ChannelClosed, ChannelRefused, ExtendedSource
+from sshoq.protocol.session import SessionClientState
+from sshoq.transport.channel import (
+    Channel,
+    ChannelClosed,
+    ChannelRefused,
+    ExtendedSource,
+    SinkClosed,
+)
 
 FAILED = 255
 
@@ -86,6 +92,7 @@ class Asked(NamedTuple):
     """A session channel on which everything is asked for, and the answers to come."""
 
     channel: Channel
+    state: SessionClientState
     terminal: "asyncio.Future[bool] | None"
     program: "asyncio.Future[bool]"
     program_name: str
@@ -101,6 +108,10 @@ def ask_for_session(channel: Channel, wish: SessionWish, log: Log) -> Asked:
     if not traits.supports(program.needs):
         name = program.name_on_wire
         raise Unsupported(f"{name} request failed on channel 0: unknown to this server")
+    if len(os.fsencode(wish.command or "")) > MAX_COMMAND:
+        raise Unsupported(f"exec request failed on channel 0: more than {MAX_COMMAND} bytes")
+    state = SessionClientState(channel.state, program, has_pty=wish.terminal is not None)
+    channel.watcher = state.watch
     terminal = None
     if wish.terminal is not None:
         terminal = channel.ask(_pty_request(wish.terminal))
@@ -112,7 +123,7 @@ def ask_for_session(channel: Channel, wish: SessionWish, log: Log) -> Asked:
         log.debug("this server takes no environment")
     if isinstance(program, Exec):
         log.debug(f"Sending command: {program.command}")
-    return Asked(channel, terminal, channel.ask(program), program.name_on_wire)
+    return Asked(channel, state, terminal, channel.ask(program), program.name_on_wire)
 
 
 def _program_request(wish: SessionWish) -> ChannelRequest:
@@ -201,23 +212,14 @@ class SessionRun:
             self._end(Ending(FAILED))
 
     async def _watch_exit(self) -> int | None:
-        """The status by OpenSSH's rules: 255 for a signal."""
-        status = None
+        """Until no more requests can come. The status is what the server told, if it did."""
+        state = self._asked.state
         while (requested := await self._channel.next_request()) is not None:
-            request = requested.request
-            self._log.debug(
-                f"client_input_channel_req: channel 0 rtype {request.name_on_wire} reply 0"
-            )
-            if isinstance(request, ExitStatus):
-                status = request.status & 0xFF
-            elif isinstance(request, ExitSignal):
-                status = FAILED
-            else:
-                continue
-            if self._channel.state.traits.is_go:
-                self._channel.close()  # all output came before it, and no end of the stream will
-                break
-        return status
+            name = requested.request.name_on_wire
+            self._log.debug(f"client_input_channel_req: channel 0 rtype {name} reply 0")
+            if state.is_over:
+                self._channel.close()
+        return None if state.ending is None else state.status
 
     # ----- bytes in and out
 
@@ -238,8 +240,16 @@ class SessionRun:
                 await self._end_input()
                 return
             with contextlib.closing(standard_source(self._stdin)) as source:
-                sink = _InputSink(self._channel, self._end_input)
+                sink = _InputSink(self._channel, self._typed, self._end_input)
                 await pump(self._without_escapes(source), sink)
+
+    def _typed(self, data: bytes | memoryview) -> bytes | memoryview:
+        state = self._asked.state
+        told = state.keys_withheld
+        data = state.typed(data)
+        if state.keys_withheld and not told:
+            self._log.info("^C and ^\\ are not sent: they would end this server for everybody")
+        return data
 
     def _without_escapes(self, source: Source) -> Source:
         character = self._wish.escape_character
@@ -363,14 +373,20 @@ _ESCAPES: dict[bytes, Callable[[SessionRun, str], Awaitable[None]]] = {
 
 
 class _InputSink:
-    """The channel's data; their end is said in the way the server understands."""
+    """The channel's data, as far as they may be sent; their end as the server understands it."""
 
-    def __init__(self, channel: Channel, end: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        typed: Callable[[bytes | memoryview], bytes | memoryview],
+        end: Callable[[], Awaitable[None]],
+    ) -> None:
         self._channel = channel
+        self._typed = typed
         self._end = end
 
     async def write(self, data: bytes | memoryview) -> None:
-        await self._channel.write(data)
+        await self._channel.write(self._typed(data))
 
     async def write_eof(self) -> None:
         await self._end()

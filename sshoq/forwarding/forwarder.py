@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 
-from sshoq.forwarding.relay import SinkClosed
+from sshoq.transport.channel import SinkClosed
 
 READ_SIZE = 128 * 1024
 """What one read asks for: two full pipes, and one data message towards our own peers."""

@@ -24,10 +24,6 @@ class Sink(Protocol):
         """No more will be written. The other direction stays as it is."""
 
 
-class SinkClosed(Exception):
-    """The reader of a sink has gone away (EPIPE, a stopped channel)."""
-
-
 async def pump(source: Source, sink: Sink) -> None:
     """Copy until the source ends, then half-close the sink. SinkClosed ends it early."""
     while data := await source.read():

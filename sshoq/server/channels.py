@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Protocol
 
 from sshoq.forwarding.forwarder import FdSink, FdSource
-from sshoq.forwarding.relay import Sink, SinkClosed, pump
+from sshoq.forwarding.relay import Sink, pump
 from sshoq.protocol.messages import (
     Break,
     ChannelRequest,
@@ -35,7 +35,7 @@ from sshoq.protocol.outcome import ProtocolError
 from sshoq.protocol.session import SessionServerState
 from sshoq.server.link import Refused, SessionLeader
 from sshoq.server.privsep import AllocatePty, ProgramExited, StartProgram
-from sshoq.transport.channel import Channel, DataSink, ExtendedSink
+from sshoq.transport.channel import Channel, DataSink, ExtendedSink, SinkClosed
 from sshoq.wire import encode_text
 
 MAX_VARIABLES = 128

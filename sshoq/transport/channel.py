@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from sshoq.forwarding.relay import SinkClosed
 from sshoq.protocol.channel import (
     Buffer,
     ChannelEvent,
@@ -41,6 +40,10 @@ SMALL = 4096
 """Pieces of data up to this size are joined while they wait."""
 
 _Item = TypeVar("_Item")
+
+
+class SinkClosed(Exception):
+    """The reader of a sink has gone away: a stopped channel, a broken pipe."""
 
 
 class ChannelClosed(Exception):

@@ -16,7 +16,8 @@ from sshoq.forwarding.forwarder import (
     standard_sink,
     standard_source,
 )
-from sshoq.forwarding.relay import SinkClosed, pump
+from sshoq.forwarding.relay import pump
+from sshoq.transport.channel import SinkClosed
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:

@@ -7,10 +7,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from sshoq.forwarding.relay import SinkClosed
 from sshoq.protocol.extensions import NONE
 from sshoq.protocol.messages import Exec, ExitStatus, PtyReq, Session, Shell, WindowChange
-from sshoq.transport.channel import Channel, ChannelClosed, ChannelRefused
+from sshoq.transport.channel import Channel, ChannelClosed, ChannelRefused, SinkClosed
 from sshoq.transport.conversation import CHANNEL_SHARE
 from tests.pair import Party, a_request, logged_in, pair
 
