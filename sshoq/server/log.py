@@ -92,7 +92,10 @@ def _is_socket(descriptor: int) -> bool:
 def to_file(path: str, level: int, *, as_json: bool = False) -> None:
     """Append to a file; OSError if it cannot be opened. `as_json` is the Go server's form."""
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-    _current.descriptor = os.open(path, flags, 0o600)
+    opened = os.open(path, flags, 0o600)
+    if _current.descriptor > 2:
+        os.close(_current.descriptor)
+    _current.descriptor = opened
     _current.level, _current.to_syslog, _current.as_json = level, False, as_json
 
 

@@ -239,10 +239,15 @@ class Server:
         if not self._listeners:
             log.fatal("Cannot bind any address.")
             return 255
+        self._keep_paths()
+        try:
+            self._open_log(self._config)
+        except OSError as error:
+            raise UsageError(
+                f"Couldn't open logfile {error.filename}: {error.strerror}", status=255
+            ) from None
         if not self._invocation.foreground:
-            self._keep_paths()
             _daemonise()
-        self._open_log(self._config)
         if os.geteuid() == 0:
             protect_from_oom()
         self._wakeup = _catch_signals()
@@ -497,10 +502,6 @@ class Server:
             )
             self._connections[pid] = connection
             self._watch(to_monitor, connection)
-            log.verbose(
-                f"Connection from {facts.peer_address} port {facts.peer_port}"
-                f" on {facts.local_address} port {facts.local_port}"
-            )
             self._hand_over(control, udp, network_end)
 
     def _hand_over(
@@ -627,8 +628,10 @@ class Server:
         self._admission.reconfigure(config)
         if config.pid_file != old_pid_file:
             self._write_pid_file()
-        log.set_level(log.LEVELS[config.log_level])
-        _tell_notes(config)
+        try:
+            self._open_log(config)  # the file may have been rotated
+        except OSError as error:
+            log.error(f"Couldn't open logfile {error.filename}: {error.strerror}")
         known = set(self._listeners)
         self._bind(config)
         for address in [one for one in self._listeners if one not in wanted]:

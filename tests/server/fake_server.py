@@ -10,12 +10,10 @@ import signal
 import socket
 import sys
 
-from sshoq.server import sandbox
+from sshoq.server import main, sandbox
 from sshoq.server.config import ServerConfig
 from sshoq.server.connection import ConnectionFacts
-from sshoq.server.flags import parse_command_line
 from sshoq.server.identity import Identity
-from sshoq.server.main import Server
 from sshoq.server.privsep import (
     MONITOR_TO_MAIN,
     NOTHING,
@@ -91,21 +89,21 @@ def fake_monitor(
     identity: Identity,
     connection: ConnectionFacts,
 ) -> int:
-    main = PrivsepSocket(to_main, MONITOR_TO_MAIN, NOTHING)
+    to_tell = PrivsepSocket(to_main, MONITOR_TO_MAIN, NOTHING)
     descriptors = sorted(int(fd) for fd in os.listdir("/proc/self/fd"))
     while command := to_network.recv(2048).decode():
         word, _, rest = command.partition(" ")
         if word == "login":
-            main.send(LoginSucceeded())
+            to_tell.send(LoginSucceeded())
         elif word == "penalty":
-            main.send(Penalty(rest))
+            to_tell.send(Penalty(rest))
         elif word == "crash":
             os.kill(os.getpid(), signal.SIGKILL)
         elif word == "exit":
             return int(rest)
         elif word == "main-is-there":
             try:
-                main.receive()
+                to_tell.receive()
             except PrivsepError:
                 command = "main is gone"
         answers = {
@@ -121,4 +119,5 @@ def fake_monitor(
 
 if __name__ == "__main__":
     sandbox.prepare_sandbox = lambda: None  # nothing here runs as the service user
-    sys.exit(Server(parse_command_line(sys.argv[1:]), fake_monitor, FAKE_ROUTER).run())
+    main._MODES["serve"] = lambda asked: main.Server(asked, fake_monitor, FAKE_ROUTER).run()
+    sys.exit(main.main())

@@ -258,6 +258,31 @@ def test_a_bad_configuration_at_hangup_changes_nothing(server: FakeServer) -> No
     server.client().connect()
 
 
+def test_hangup_opens_the_log_anew(server: FakeServer) -> None:
+    server.client().connect()
+    server.log.rename(server.directory / "log.1")
+    server.log.write_text("")
+    server.write_config()
+    server.process.send_signal(signal.SIGHUP)
+    for _ in range(3):
+        server.client().connect()
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(WAIT) == 0
+    assert server.log.read_text().splitlines() == ["Received signal 15; terminating."]
+
+
+def test_a_log_that_cannot_be_opened_stops_the_start(
+    place: Path, servers: list[FakeServer]
+) -> None:
+    server = FakeServer(place, (), ("-E", str(place / "no" / "log")), "127.0.0.1", free_port())
+    servers.append(server)
+    assert server.process.wait(WAIT) == 255
+    assert (
+        server.complaint() == f"Couldn't open logfile {place}/no/log: No such file or directory\n"
+    )
+    server.close()
+
+
 def test_hangup_may_change_the_address(server: FakeServer) -> None:
     old = server.client().connect()
     server.port = free_port()
