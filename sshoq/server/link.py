@@ -142,7 +142,8 @@ class SessionLeader:
     async def _ask(self, session: int, request: Message, descriptors: int) -> list[int]:
         if session in self._answers:
             raise ValueError(f"session {session} still waits for an answer")
-        answer = self._answers[session] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
+        self._answers[session] = answer
         self._link.send(request)
         try:
             got = await answer
