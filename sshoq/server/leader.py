@@ -133,7 +133,9 @@ class Leader:
     def _answer(self) -> None:
         message, descriptors = self._network.receive()
         close_all(descriptors)
-        rule = RULES[type(message)]
+        rule = RULES.get(type(message))
+        if rule is None:
+            raise PrivsepError(f"{type(message).__name__} is not served")
         try:
             rule(self, message)
         except Refusal as refusal:
