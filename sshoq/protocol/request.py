@@ -24,6 +24,8 @@ from sshoq.wire import decode_text, encode_text
 PROTOCOL = "ssh3"
 BANNER_FIELD = b"sshoq-banner"
 """Base64 of the login banner's UTF-8 text; only between peers that announced BANNER."""
+METHODS_FIELD = b"sshoq-methods"
+"""With a 401, to peers that announced extensions: a comma list of what may be tried."""
 MAX_BANNER = 8 * 1024
 """What surely fits the peer's bound for compressed fields, as base64."""
 
@@ -188,9 +190,13 @@ def accepted(traits: PeerTraits, banner: str = "") -> Response:
     return Response(200, extra=_banner_field(traits, banner))
 
 
-def refused(traits: PeerTraits, banner: str = "") -> Response:
-    """These credentials do not let in. sshd shows its banner ahead of the first try, too."""
-    return Response(401, extra=_banner_field(traits, banner))
+def refused(traits: PeerTraits, banner: str = "", methods: str = "") -> Response:
+    """These credentials do not let in. sshd shows its banner ahead of the first try, too.
+
+    Clients of ours are told what might let in, as RFC 4252 5.1 has it: publickey, password.
+    """
+    told = [] if traits.is_go else [(METHODS_FIELD, encode_text(methods))]
+    return Response(401, extra=[*_banner_field(traits, banner), *told])
 
 
 def _banner_field(traits: PeerTraits, banner: str) -> Fields:
@@ -211,21 +217,30 @@ def refuse_request(request: ConnectRequest, url_path: str) -> Response | None:
     refusal = refusal_of(request.user_agent)
     if refusal is not None:
         return Response(403, refusal)
-    return UNAUTHORIZED if request.user is None or request.authorization is None else None
+    return UNAUTHORIZED if request.user is None else None
 
 
 class ResponseHead:
     """A server's answer as the client sees it."""
 
-    __slots__ = ("banner", "server", "status", "version")
+    __slots__ = ("banner", "methods", "server", "status", "version")
 
-    def __init__(self, status: int, server: str, version: Version | None, banner: str) -> None:
+    def __init__(
+        self,
+        status: int,
+        server: str,
+        version: Version | None,
+        banner: str,
+        methods: tuple[str, ...] | None = None,
+    ) -> None:
         self.status = status
         self.server = server
         """The text of the `server` field."""
         self.version = version
         """None if that text is no version."""
         self.banner = banner
+        self.methods = methods
+        """What may be tried after a 401; None from a server that does not say."""
 
 
 def parse_response(fields: Fields) -> ResponseHead:
@@ -238,7 +253,9 @@ def parse_response(fields: Fields) -> ResponseHead:
         version = parse_version(server)
     except VersionError:
         version = None
-    return ResponseHead(int(status), server, version, _banner_in(values))
+    methods = values.get(METHODS_FIELD.decode())
+    told = None if methods is None else tuple(filter(None, methods.split(",")))
+    return ResponseHead(int(status), server, version, _banner_in(values), told)
 
 
 def _banner_in(values: dict[str, str]) -> str:

@@ -99,7 +99,15 @@ class Authenticator:
         outcome, messages = self._judge(request)
         if outcome != ACCEPTED and not self._is_free_try:
             _wait_until(started, _failure_time(request.user))
-        return AuthenticationResult(outcome, self._take_banner() + messages)
+        return AuthenticationResult(outcome, self._take_banner() + messages, self._methods())
+
+    def _methods(self) -> str:
+        """What can succeed here, whoever asks: the same for users that do not exist."""
+        offered = {
+            "publickey": self._config.pubkey_authentication,
+            "password": self._config.password_authentication and is_root(),
+        }
+        return ",".join(method for method, is_offered in offered.items() if is_offered)
 
     def _judge(self, request: Authenticate) -> tuple[int, str]:
         self._is_free_try = False

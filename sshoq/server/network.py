@@ -263,7 +263,7 @@ class NetworkProcess:
 
     def request_received(self, stream_id: int, request: ConnectRequest) -> None:
         refusal = refuse_request(request, self._welcome.url_path)
-        if refusal is not None or request.user is None or request.authorization is None:
+        if refusal is not None or request.user is None:
             self._respond(stream_id, refusal or UNAUTHORIZED)
             return
         self._request = stream_id
@@ -271,7 +271,7 @@ class NetworkProcess:
             EXPORTER_LABEL, b"", CONVERSATION_ID_LENGTH
         )
         self._monitor.send(
-            Authenticate(request.user, encode_text(request.authorization), conversation_id)
+            Authenticate(request.user, encode_text(request.authorization or ""), conversation_id)
         )
 
     def _respond(self, stream_id: int, response: Response) -> None:
@@ -294,7 +294,7 @@ class NetworkProcess:
         if stream_id is None or self._conversation.ended is not None:
             return
         if result.outcome != AuthenticationResult.ACCEPTED:
-            self._respond(stream_id, refused(self._conversation.traits, result.banner))
+            self._respond(stream_id, refused(self._conversation.traits, result.banner, result.methods))
             if result.outcome == AuthenticationResult.CLOSED:
                 self._loop.call_later(LINGER_REFUSED, self._conversation.close)
             return

@@ -84,6 +84,8 @@ class AuthenticationResult(Message):
     outcome: Varint
     banner: Text
     """Banner file and PAM messages to show before login; empty: none."""
+    methods: Text = ""
+    """What may be tried, as in RFC 4252 5.1: a comma list of publickey and password."""
 
 
 class LoginOpened(Message):
@@ -179,6 +181,65 @@ class ProgramExited(Message):
     status: Varint
     signal: Text
     core_dumped: Bool
+
+
+class Dial(Message):
+    """Connect, as the user: TCP or UDP to a host and port, or to the Unix socket at `host`. The
+    number is the channel's, as a session's is.
+    """
+
+    TCP = 0
+    UDP = 1
+    UNIX = 2
+
+    channel: Varint
+    kind: Varint
+    host: Text
+    port: Varint
+
+
+class Dialled(Message):
+    """Carries the connected socket, non-blocking."""
+
+    channel: Varint
+
+
+class Listen(Message):
+    """Make a socket that listens, as the user. Kinds, `host` and `port` as in Dial; port 0: any."""
+
+    channel: Varint
+    kind: Varint
+    host: Text
+    port: Varint
+
+
+class ListenForAgent(Message):
+    """Make a Unix socket for a session's programs to reach the client's agent by; one for the
+    whole login, so a session that asks later gets no descriptor."""
+
+    session: Varint
+
+
+class ListenerOpened(Message):
+    """Carries what listens, non-blocking: a socket for each address. `port`: 0 for a Unix socket."""
+
+    channel: Varint
+    port: Varint
+
+
+class ForwardingRefused(Message):
+    """The connection or listener of that channel was not had, and why."""
+
+    channel: Varint
+    is_prohibited: Bool
+    """The user may not have it at all."""
+    reason: Text
+
+
+class EndForwarding(Message):
+    """The channel is gone: give up dialling, or remove what its listener left in the file system."""
+
+    channel: Varint
 
 
 # --------------------------------------------------------------------------- session leader and
@@ -285,9 +346,28 @@ TO_MONITOR = MessageSet({1: SignHandshake, 2: Authenticate, 3: LogLine})
 FROM_MONITOR = MessageSet(
     {1: Welcome, 2: HandshakeSigned, 3: AuthenticationResult, 4: LoginOpened, 5: LoginFailed}
 )
-TO_LEADER = MessageSet({1: AllocatePty, 2: StartProgram, 3: SignalProgram, 4: CloseSession})
+TO_LEADER = MessageSet(
+    {
+        1: AllocatePty,
+        2: StartProgram,
+        3: SignalProgram,
+        4: CloseSession,
+        5: Dial,
+        6: Listen,
+        7: ListenForAgent,
+        8: EndForwarding,
+    }
+)
 FROM_LEADER = MessageSet(
-    {1: PtyAllocated, 2: ProgramStarted, 3: SessionRefused, 4: ProgramExited}
+    {
+        1: PtyAllocated,
+        2: ProgramStarted,
+        3: SessionRefused,
+        4: ProgramExited,
+        5: Dialled,
+        6: ListenerOpened,
+        7: ForwardingRefused,
+    }
 )
 LEADER_TO_MONITOR = MessageSet(
     {1: RecordLogin, 2: RecordLogout, 3: ProgramRunning, 4: ProgramGone}

@@ -27,7 +27,7 @@ from sshoq.protocol.request import (
     refused,
     unescape,
 )
-from sshoq.protocol.version import OUR_VERSION
+from sshoq.protocol.version import OUR_VERSION, PeerTraits
 from tests.golden_replay import go_traits
 from tests.protocol.speakers import our_traits
 
@@ -131,7 +131,7 @@ def test_which_path_is_ours(registered: str, asked: str, same: bool) -> None:
     (ask(user_agent=""), 403),
     (ask(user_agent="SSH 4.0 x/y 1.0.0", user=None), 403),
     (ask(user=None), 401),
-    (ask(authorization=None), 401),
+    (ask(authorization=None), None),
 ])
 def test_what_is_refused_without_a_look_at_credentials(
         request_: ConnectRequest, status: int | None) -> None:
@@ -239,3 +239,11 @@ def test_any_fields_are_a_response_or_an_error(fields: list[tuple[bytes, bytes]]
 ])
 def test_dates(moment: int, text: str) -> None:
     assert http_date(moment) == text
+
+
+def test_a_refusal_names_the_methods_to_clients_of_ours_only() -> None:
+    ours = PeerTraits(OURS, OURS)
+    fields = refused(ours, "", "publickey,password").fields(0)
+    assert parse_response(fields).methods == ("publickey", "password")
+    assert parse_response(refused(ours, "", "").fields(0)).methods == ()
+    assert parse_response(refused(PeerTraits(), "", "publickey").fields(0)).methods is None
