@@ -132,8 +132,10 @@ def _dump(invocation: Invocation) -> int:
 
 
 def _serve(invocation: Invocation) -> int:
+    from sshoq.server.authentication import preload
     from sshoq.server.monitor import run_monitor
 
+    preload()
     return Server(invocation, run_monitor).run()
 
 
@@ -328,12 +330,17 @@ class Server:
         try:
             while True:
                 self._start_routers(time.monotonic())
-                for fd, _ in self._poll.poll(self._until_next_start(time.monotonic())):
+                ready = self._poll.poll(self._until_next_start(time.monotonic()))
+                # Routers last: what monitors have said counts for whoever comes now.
+                for fd, _ in sorted(ready, key=self._is_router):
                     self._dispatch(fd)
         except Stop as stop:
             self._remove_pid_file()
             self._stop_routers()
             return stop.status
+
+    def _is_router(self, event: tuple[int, int]) -> bool:
+        return isinstance(self._by_fd.get(event[0]), Listener)
 
     def _dispatch(self, fd: int) -> None:
         if fd == self._wakeup.fileno():

@@ -119,5 +119,7 @@ def fake_monitor(
 
 if __name__ == "__main__":
     sandbox.prepare_sandbox = lambda: None  # nothing here runs as the service user
-    main._MODES["serve"] = lambda asked: main.Server(asked, fake_monitor, FAKE_ROUTER).run()
+    main._MODES["serve"] = lambda invocation: main.Server(
+        invocation, fake_monitor, FAKE_ROUTER
+    ).run()
     sys.exit(main.main())
