@@ -294,7 +294,8 @@ class NetworkProcess:
         if stream_id is None or self._conversation.ended is not None:
             return
         if result.outcome != AuthenticationResult.ACCEPTED:
-            self._respond(stream_id, refused(self._conversation.traits, result.banner, result.methods))
+            traits = self._conversation.traits
+            self._respond(stream_id, refused(traits, result.banner, result.methods))
             if result.outcome == AuthenticationResult.CLOSED:
                 self._loop.call_later(LINGER_REFUSED, self._conversation.close)
             return
