@@ -27,6 +27,7 @@ FAILED = 255
 
 def main() -> NoReturn:
     """The program. Ends the process itself: taking an interpreter down costs 10 ms."""
+    undo_locale_coercion()
     status = run(sys.argv[1:])
     sys.stdout.flush()
     sys.stderr.flush()
@@ -52,6 +53,21 @@ def run(argv: list[str]) -> int:
         for line in failure.lines:
             log.fatal(line)
         return FAILED
+
+
+def undo_locale_coercion() -> None:
+    """In the C locale Python sets LC_CTYPE for itself (PEP 538). It is not the user's: SendEnv must
+    not send it, nor our child processes get it.
+    """
+    if os.environ.get("LC_CTYPE") not in ("C.UTF-8", "C.utf8", "UTF-8"):
+        return
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            variables = file.read().split(b"\0")
+    except OSError:
+        return
+    if not any(variable.startswith(b"LC_CTYPE=") for variable in variables):
+        del os.environ["LC_CTYPE"]
 
 
 def give_answer(answer: Answer) -> int:

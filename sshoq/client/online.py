@@ -93,14 +93,15 @@ class _Run:
             await client.close()
 
     async def _converse(self, client: ClientConversation) -> int:
+        options = self._options
         await self._log_in(client)
-        client.watch_server(self._options.server_alive_interval, self._options.server_alive_count_max)
-        if self._options.local_command and self._options.permit_local_command:
+        client.watch_server(options.server_alive_interval, options.server_alive_count_max)
+        if options.local_command and options.permit_local_command:
             await run_with_prompts(self._prompter, self._run_local_command)
         if self._departure.background is not None and not self._departure.background.detach():
             return FAILED
         if self._session is None:
-            ending = await wait_without_session(client.gone)
+            ending = await wait_without_session(client.gone, self._log)
         else:
             ending = await self._run_session(client, self._session)
         return self._report(client, ending)

@@ -46,6 +46,11 @@ from sshoq.protocol.version import PeerTraits
 from sshoq.transport.channel import Channel
 from sshoq.transport.conversation import Conversation
 
+
+def terminal(demanded: bool = False) -> TerminalWish:
+    return TerminalWish("xterm", Size(80, 24, 0, 0), b"\0", demanded)
+
+
 GO = PeerTraits()
 OUR_SERVER = PeerTraits(OURS, OURS)
 
@@ -181,10 +186,6 @@ def run(
     return asyncio.run(both())
 
 
-def terminal(demanded: bool = False) -> TerminalWish:
-    return TerminalWish("xterm", Size(80, 24, 0, 0), b"\0", demanded)
-
-
 # --------------------------------------------------------------------------- what is asked
 
 
@@ -302,6 +303,31 @@ def test_end_of_input_towards_a_go_server(ends: Ends) -> None:
     os.write(ends.typed, b"x")
     ends.end_input()
     run(ends, SessionWish("cat", terminal=terminal()), server, GO)
+
+
+@pytest.mark.parametrize(
+    ("wish", "sent"),
+    [
+        (SessionWish("top", terminal=terminal()), b"aqb"),
+        (SessionWish(terminal=terminal()), b"a\x03q\x1cb"),
+        (SessionWish("top"), b"a\x03q\x1cb"),
+    ],
+)
+def test_keys_that_would_end_a_go_server_are_not_sent(
+    ends: Ends, wish: SessionWish, sent: bytes
+) -> None:
+    async def server(conversation: FakeConversation) -> None:
+        conversation.accept()
+        await conversation.until(lambda: conversation.data.endswith(b"b"))
+        conversation.end()
+
+    os.write(ends.typed, b"a\x03q\x1cb")
+    assert run(ends, wish, server, GO).conversation.data == sent
+
+
+def test_command_longer_than_the_kernel_takes_is_one_line(ends: Ends) -> None:
+    with pytest.raises(Unsupported, match="exec request failed on channel 0"):
+        run(ends, SessionWish("x" * 131073), exits_at_once)
 
 
 def test_end_of_input_that_cannot_be_told_keeps_the_session(ends: Ends) -> None:
@@ -558,7 +584,7 @@ def test_no_escapes_without_a_terminal(ends: Ends) -> None:
 async def waiting() -> AsyncIterator[tuple[asyncio.Task[Ending], asyncio.Future[str]]]:
     gone: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     async with asyncio.timeout(10), asyncio.TaskGroup() as group:
-        yield group.create_task(wait_without_session(gone)), gone
+        yield group.create_task(wait_without_session(gone, Log())), gone
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 255)])
