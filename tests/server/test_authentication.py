@@ -1,0 +1,99 @@
+"""The floor under failures, and what a connection may say before anything is looked up. Whole
+logins are tested in tests/privileged.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sshoq.server import authentication
+from sshoq.server.authentication import (
+    CLOSED,
+    MAX_USER,
+    MIN_FAILURE_TIME,
+    REFUSED,
+    Authenticator,
+    _failure_time,
+    _wait_until,
+)
+from sshoq.server.config import load
+from sshoq.server.connection import ConnectionFacts
+from sshoq.server.privsep import Authenticate
+
+HERE = ConnectionFacts("192.0.2.7", 40007, "192.0.2.1", 443)
+ID = bytes(32)
+
+
+@pytest.fixture
+def authenticator(tmp_path: Path) -> Authenticator:
+    config = tmp_path / "config"
+    config.write_text("UsePAM no\nMaxAuthTries 4\n")
+    return Authenticator(load(str(config)), HERE)
+
+
+@given(st.text())
+def test_the_floor_is_the_users_own_and_between_five_and_ten_milliseconds(user: str) -> None:
+    floor = _failure_time(user.encode("utf-8", "replace").decode())
+    assert MIN_FAILURE_TIME <= floor < 2 * MIN_FAILURE_TIME
+    assert _failure_time("ann") == _failure_time("ann") != _failure_time("bob")
+
+
+@pytest.mark.parametrize(
+    ("worked", "slept"), [(0.0, 0.006), (0.002, 0.004), (0.007, 0.005), (0.013, 0.011)]
+)
+def test_a_failure_lasts_a_power_of_two_of_its_floor(
+    monkeypatch: pytest.MonkeyPatch, worked: float, slept: float
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("sshoq.server.authentication.time.sleep", pauses.append)
+    monkeypatch.setattr("sshoq.server.authentication.time.monotonic", lambda: 100.0 + worked)
+    _wait_until(100.0, 0.006)
+    assert pauses == [pytest.approx(slept)]
+
+
+@pytest.mark.parametrize("user", ["x" * (MAX_USER + 1), "ro\0ot"])
+def test_impossible_names_end_the_connection(authenticator: Authenticator, user: str) -> None:
+    assert authenticator.attempt(Authenticate(user, b"", ID)).outcome == CLOSED
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"Basic",
+        b"Basic !!!",
+        b"Basic bm9jb2xvbg==",
+        b"Bearer",
+        b"Bearer .",
+        b"Bearer \xff.\xff.\xff",
+        b"bearer a.b.c",
+        b"Digest x",
+        b"\0",
+    ],
+)
+def test_any_header_is_an_ordinary_failure(authenticator: Authenticator, header: bytes) -> None:
+    result = authenticator.attempt(Authenticate("no-such-user", header, ID))
+    assert result.outcome == REFUSED
+    assert authenticator.login is None
+
+
+def test_only_the_first_request_without_credentials_is_free(authenticator: Authenticator) -> None:
+    outcomes = []
+    for _ in range(5):
+        outcomes.append(authenticator.attempt(Authenticate("no-such-user", b"", ID)).outcome)
+    assert outcomes == [REFUSED] * 4 + [CLOSED]
+    assert authenticator.failures == 4
+
+
+def test_a_failure_waits_and_a_free_try_does_not(
+    authenticator: Authenticator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(authentication, "_wait_until", lambda _, floor: waits.append(floor))
+    authenticator.attempt(Authenticate("no-such-user", b"", ID))
+    assert waits == []
+    authenticator.attempt(Authenticate("no-such-user", b"Bearer x", ID))
+    assert waits == [_failure_time("no-such-user")]

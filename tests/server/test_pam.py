@@ -1,0 +1,140 @@
+"""What PAM modules hear and say, without any module: the conversation is called as they call it."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+
+import pytest
+
+from sshoq.server.connection import ConnectionFacts
+from sshoq.server.libc import libc
+from sshoq.server.pam import (
+    CONVERSATION_ERROR,
+    MAX_MESSAGES,
+    SUCCESS,
+    PamError,
+    PamTransaction,
+    _Message,
+    _Response,
+    load_library,
+)
+
+ECHO_OFF, ECHO_ON, ERROR, TEXT = 1, 2, 3, 4
+
+
+@pytest.fixture
+def transaction() -> Iterator[PamTransaction]:
+    try:
+        load_library()
+    except PamError as error:
+        pytest.skip(f"no PAM here: {error}")
+    found = PamTransaction("other", "nobody", ConnectionFacts("192.0.2.7", 1, "192.0.2.1", 443))
+    yield found
+    found.close()
+
+
+class Answers:
+    """What a module gets for its prompts."""
+
+    def __init__(self, transaction: PamTransaction, *prompts: tuple[int, bytes | None]) -> None:
+        structs = [_Message(style, text) for style, text in prompts]
+        array = (ctypes.POINTER(_Message) * max(1, len(structs)))(
+            *[ctypes.pointer(one) for one in structs]
+        )
+        responses = ctypes.POINTER(_Response)()
+        self.result = transaction._callback(
+            len(structs),
+            ctypes.cast(array, ctypes.POINTER(ctypes.POINTER(_Message))),
+            ctypes.pointer(responses),
+            None,
+        )
+        self.texts: list[bytes | None] = []
+        if self.result == SUCCESS:
+            for index in range(len(structs)):
+                text = responses[index].text
+                self.texts.append(ctypes.string_at(text) if text else None)
+                libc.free(text)
+            libc.free(ctypes.cast(responses, ctypes.c_void_p))
+
+
+def ask_with_password(
+    transaction: PamTransaction, password: bytes, *prompts: tuple[int, bytes | None]
+) -> Answers:
+    """As during pam_authenticate, which is the one time that a password is at hand."""
+    answers: list[Answers] = []
+
+    class Library:
+        def pam_authenticate(self, handle: object, flags: int) -> int:
+            answers.append(Answers(transaction, *prompts))
+            return CONVERSATION_ERROR
+
+    real, transaction._library = transaction._library, Library()  # type: ignore[assignment]
+    try:
+        assert not transaction.authenticate(password, allow_empty=False)
+    finally:
+        transaction._library = real
+    return answers[0]
+
+
+def test_every_hidden_prompt_gets_the_password(transaction: PamTransaction) -> None:
+    prompts = ((TEXT, b"hello"), (ECHO_OFF, b"Password: "), (ECHO_OFF, b"Again: "))
+    answers = ask_with_password(transaction, b"s\xffcret", *prompts)
+    assert (answers.result, answers.texts) == (SUCCESS, [None, b"s\xffcret", b"s\xffcret"])
+    assert transaction.take_messages() == "hello\n"
+
+
+def test_a_visible_prompt_is_not_answered(transaction: PamTransaction) -> None:
+    assert ask_with_password(transaction, b"x", (ECHO_ON, b"user: ")).result == CONVERSATION_ERROR
+
+
+def test_no_password_is_given_outside_of_authentication(transaction: PamTransaction) -> None:
+    ask_with_password(transaction, b"secret", (ECHO_OFF, b"Password: "))
+    assert Answers(transaction, (ECHO_OFF, b"Password: ")).result == CONVERSATION_ERROR
+
+
+@pytest.mark.parametrize("count", [0, 33])
+def test_impossible_numbers_of_prompts_are_refused(transaction: PamTransaction, count: int) -> None:
+    assert Answers(transaction, *[(TEXT, b"x")] * count).result == CONVERSATION_ERROR
+
+
+def test_messages_are_kept_in_order_and_once(transaction: PamTransaction) -> None:
+    Answers(transaction, (TEXT, b"one"), (ERROR, b"two"), (TEXT, None), (TEXT, b"\xff"))
+    assert transaction.take_messages() == "one\ntwo\n\n\udcff\n"
+    assert transaction.take_messages() == ""
+
+
+def test_a_module_cannot_fill_the_memory(transaction: PamTransaction) -> None:
+    for _ in range(5):
+        assert Answers(transaction, (TEXT, b"x" * MAX_MESSAGES)).result == SUCCESS
+    assert len(transaction.take_messages()) == MAX_MESSAGES
+
+
+def test_an_error_of_ours_is_an_error_for_the_module(
+    transaction: PamTransaction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ctypes would turn an exception into 0, which is success."""
+
+    def fail(message: object) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr(transaction, "_answer", fail)
+    assert Answers(transaction, (TEXT, b"x")).result == CONVERSATION_ERROR
+
+
+def test_a_password_with_a_zero_byte_is_wrong(transaction: PamTransaction) -> None:
+    """In C it would be the part before it."""
+    assert not transaction.authenticate(b"right\0junk", allow_empty=False)
+
+
+def test_modules_can_ask_where_the_user_comes_from(transaction: PamTransaction) -> None:
+    assert b"SSH_CONNECTION=192.0.2.7 1 192.0.2.1 443" in transaction.environment()
+    transaction.tell_authentication("publickey ssh-ed25519 AAAA")
+    assert b"SSH_AUTH_INFO_0=publickey ssh-ed25519 AAAA" in transaction.environment()
+    transaction.tell_authentication(None)
+    assert not [one for one in transaction.environment() if one.startswith(b"SSH_AUTH_INFO")]
+
+
+def test_closing_twice_is_closing_once(transaction: PamTransaction) -> None:
+    transaction.close()
+    transaction.close()
