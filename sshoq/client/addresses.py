@@ -14,9 +14,6 @@ SocketAddress = tuple[Any, ...]
 
 _FAMILIES = {"any": socket.AF_UNSPEC, "inet": socket.AF_INET, "inet6": socket.AF_INET6}
 
-RECEIVE_BUFFER = 4 * 1024 * 1024
-"""A burst of what the connection's window allows; the kernel cuts it to its own limit."""
-
 
 class HostAddress(NamedTuple):
     """One of the addresses that a name stands for."""
@@ -44,7 +41,9 @@ class BindWish(NamedTuple):
 def resolve_host(host: str, port: int, family: str = "any") -> list[HostAddress]:
     """In the order in which they are to be tried. Failure in OpenSSH's words when there is none."""
     try:
-        found = socket.getaddrinfo(host, port, _FAMILIES[family], socket.SOCK_DGRAM)
+        # As bytes, or getaddrinfo() imports the IDNA codec for every host.
+        name: str | bytes = host.encode() if host.isascii() else host
+        found = socket.getaddrinfo(name, port, _FAMILIES[family], socket.SOCK_DGRAM)
     except (socket.gaierror, UnicodeError) as error:
         raise Failure(f"ssh: Could not resolve hostname {host}: {_reason(error)}") from None
     addresses = [HostAddress(entry[0], entry[4]) for entry in found]
@@ -65,7 +64,6 @@ def open_socket(target: HostAddress, wish: BindWish) -> socket.socket:
         _bind(sock, target, wish)
         if wish.traffic_class:
             _set_traffic_class(sock, target.family, wish.traffic_class)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         sock.connect(target.address)
         sock.setblocking(False)
     except BaseException:

@@ -8,12 +8,13 @@ import asyncio
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from sshoq.client.addresses import HostAddress
+from sshoq.forwarding.relay import SinkClosed
 from sshoq.protocol.conversation import ConversationState
 from sshoq.protocol.extensions import OURS, Extension
 from sshoq.protocol.messages import ChannelRequest, Exec, ExitStatus, Shell, Subsystem
@@ -74,7 +75,11 @@ class LittleServer(Party):
 
     def _accept(self, channel: Channel) -> None:
         channel.confirm()
-        self.sessions.create_task(self._run(channel))
+        self.spawn(self._run(channel))
+
+    def spawn(self, work: Coroutine[object, object, None]) -> None:
+        """In the background; the client may leave in the middle of it."""
+        self.sessions.create_task(_until_it_leaves(work))
 
     async def _run(self, channel: Channel) -> None:
         while (requested := await channel.next_request()) is not None:
@@ -87,10 +92,18 @@ class LittleServer(Party):
 
 def say_and_exit(text: bytes, status: int) -> Serve:
     def serve(server: LittleServer, channel: Channel) -> None:
-        server.sessions.create_task(channel.write(text))
-        server.sessions.create_task(end(channel, status))
+        server.spawn(say(channel))
+
+    async def say(channel: Channel) -> None:
+        await channel.write(text)
+        await end(channel, status)
 
     return serve
+
+
+async def _until_it_leaves(work: Coroutine[object, object, None]) -> None:
+    with suppress(SinkClosed):
+        await work
 
 
 async def end(channel: Channel, status: int) -> None:

@@ -86,7 +86,7 @@ def test_session_rides_with_the_login_where_the_server_keeps_it(
         async with listening(serve=say_and_exit(b"in", 0), extensions=extensions) as listener:
             process = asyncio.ensure_future(run_client(*to(listener, keys[0]), "x"))
             server = await listener.arrived
-            server.decide = lambda stream_id, request: server.sessions.create_task(
+            server.decide = lambda stream_id, request: server.spawn(
                 answer_late(server, stream_id, request)
             )
             assert await process == Result(0, b"in", "")
@@ -124,7 +124,7 @@ def test_environment_and_subsystem(keys: list[str]) -> None:
 
 def test_input_reaches_the_command(keys: list[str]) -> None:
     def serve(server: LittleServer, channel: Channel) -> None:
-        server.sessions.create_task(echo(channel))
+        server.spawn(echo(channel))
 
     async def echo(channel: Channel) -> None:
         while data := await channel.read():
@@ -183,7 +183,7 @@ def test_background_lets_the_caller_go_after_the_login(keys: list[str], tmp_path
     released = tmp_path / "released"
 
     def serve(server: LittleServer, channel: Channel) -> None:
-        server.sessions.create_task(wait_for_release(channel))
+        server.spawn(wait_for_release(channel))
 
     async def wait_for_release(channel: Channel) -> None:
         while not released.exists():

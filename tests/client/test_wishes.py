@@ -1,0 +1,110 @@
+"""Options as the wishes of the client's parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sshoq.client.wishes import (
+    authentication_methods,
+    environment_of,
+    escape_character,
+    harmlessly_ignored,
+    identity_paths,
+    local_command_text,
+    not_supported,
+    terminal_type,
+)
+from sshoq.config.resolve import Invocation, resolve
+from sshoq.config.surroundings import Paths, Surroundings
+
+
+def invocation(*words: str, config: Path | None = None) -> Invocation:
+    paths = Paths("/nonexistent", user=str(config or "/nonexistent"), system="/nonexistent")
+    surroundings = Surroundings({}, paths, user="me", uid=1000, home="/home/me", host="here.test")
+    return resolve([*words, "host"], surroundings=surroundings)
+
+
+def methods(*words: str) -> tuple[str, ...]:
+    return authentication_methods(invocation(*words).options)
+
+
+def test_methods_by_default() -> None:
+    assert methods() == ("publickey", "password")
+
+
+@pytest.mark.parametrize(
+    ("option", "left"),
+    [
+        ("PubkeyAuthentication=no", ("password",)),
+        ("PasswordAuthentication=no", ("publickey",)),
+        ("PreferredAuthentications=password,publickey", ("password", "publickey")),
+    ],
+)
+def test_methods_that_are_wished_for(option: str, left: tuple[str, ...]) -> None:
+    assert methods("-o", option) == left
+
+
+def test_go_flag_asks_for_the_password_unless_a_key_is_named(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.touch()
+    assert methods("-use-password")[0] == "password"
+    assert methods("-use-password", "-i", str(key))[0] == "publickey"
+
+
+def test_identity_files_are_expanded_and_none_is_no_file() -> None:
+    options = ["-o", "IdentityFile=~/.ssh/%r_key", "-o", "IdentityFile=none"]
+    assert identity_paths(invocation(*options).options) == ("/home/me/.ssh/me_key",)
+
+
+def test_environment_is_sent_by_pattern_and_set_last() -> None:
+    options = invocation("-o", "SendEnv=LC_* X", "-o", "SetEnv=X=set A=1").options
+    environ = {"LC_ALL": "C", "X": "mine", "SECRET": "s"}
+    expected = (("LC_ALL", "C"), ("X", "mine"), ("X", "set"), ("A", "1"))
+    assert environment_of(options, environ) == expected
+
+
+def test_variables_that_the_protocol_cannot_carry_are_left_out() -> None:
+    options = invocation("-o", "SendEnv=*").options
+    environ = {"LONG": "x" * 16385, "N" * 257: "", "FITS": "x" * 16384}
+    assert [name for name, _ in environment_of(options, environ)] == ["FITS"]
+
+
+def test_term_of_setenv_wins() -> None:
+    assert terminal_type(invocation().options, {"TERM": "xterm"}) == "xterm"
+    options = invocation("-o", "SetEnv=TERM=vt100").options
+    assert terminal_type(options, {"TERM": "xterm"}) == "vt100"
+
+
+def test_escape_character_as_a_byte_or_none() -> None:
+    assert escape_character(invocation().options) == b"~"
+    assert escape_character(invocation("-e", "^]").options) == b"\x1d"
+    assert escape_character(invocation("-e", "none").options) is None
+
+
+def test_local_command_knows_the_tokens() -> None:
+    words = ["-o", "LocalCommand=do %r@%h:%p %n %T %%", "-p", "2222", "-l", "you"]
+    assert local_command_text(invocation(*words)) == "do you@host:2222 host NONE %"
+
+
+@pytest.mark.parametrize(
+    "line", ["ForwardAgent yes", "ForwardX11 yes", "ControlMaster auto", "Compression yes"]
+)
+def test_config_files_may_wish_what_does_no_harm(tmp_path: Path, line: str) -> None:
+    config = tmp_path / "config"
+    config.write_text(line + "\n")
+    asked = invocation(config=config)
+    assert not_supported(asked) is None
+    assert [text.split()[0] for text in harmlessly_ignored(asked.options)] == [line.split()[0]]
+
+
+@pytest.mark.parametrize(
+    "line", ["LocalForward 1234 x:1", "ProxyJump x", "UDPProxyJump x", "Tunnel yes"]
+)
+def test_config_files_may_not_wish_what_would_be_missed(tmp_path: Path, line: str) -> None:
+    config = tmp_path / "config"
+    config.write_text(line + "\n")
+    reason = not_supported(invocation(config=config))
+    assert reason is not None
+    assert line.split()[0] in reason
