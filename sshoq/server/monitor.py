@@ -41,6 +41,7 @@ from sshoq.server.privsep import (
     MONITOR_TO_MAIN,
     NOTHING,
     TO_MONITOR,
+    AddressValidated,
     Authenticate,
     AuthenticationResult,
     HandshakeSigned,
@@ -131,6 +132,7 @@ class Monitor:
         self._config = config
         self._identity = identity
         self._connection = connection
+        self._is_validated = False
         self._authenticator = Authenticator(config, connection)
         self._phase = Phase.BEFORE_LOGIN
         self._counts: dict[type[Message], int] = {}
@@ -281,6 +283,11 @@ class Monitor:
             self._phase = Phase.CLOSING
             self._deadline = time.monotonic() + CLOSING_TIME
         self._network.send(result)
+
+    def note_address(self, _: Message, __: list[int]) -> None:
+        """The client has answered from its address. A network process that lies about it can only
+        have its own client's address punished."""
+        self._is_validated = True
 
     def pass_log_line(self, line: LogLine, _: list[int]) -> None:
         """The log makes it harmless; here it is said whose word it is, and that it ends."""
@@ -489,6 +496,8 @@ class Monitor:
             return None
         if authenticator.is_refused:
             return "refuseconnection"
+        if not self._is_validated:
+            return None  # whoever sent the first packet, it need not have been that address
         if self._grace_over:
             return "grace-exceeded"
         if authenticator.user is not None and not authenticator.is_valid:
@@ -518,6 +527,7 @@ _ALWAYS = (Phase.BEFORE_LOGIN, Phase.CLOSING, Phase.AFTER_LOGIN)
 
 NETWORK_RULES: dict[type[Message], Rule] = {
     SignHandshake: Rule(Monitor.sign_handshake, (Phase.BEFORE_LOGIN,), most=MAX_SIGNATURES),
+    AddressValidated: Rule(Monitor.note_address, (Phase.BEFORE_LOGIN,), most=1),
     Authenticate: Rule(Monitor.authenticate, (Phase.BEFORE_LOGIN,)),
     LogLine: Rule(Monitor.pass_log_line, _ALWAYS, most=MAX_LOG_LINES),
 }

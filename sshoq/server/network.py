@@ -242,6 +242,7 @@ class NetworkProcess:
     def handshake_completed(self) -> None:
         self._timers.pop().cancel()
         self._router.send(AddressValidated())
+        self._monitor.send(AddressValidated())
 
     def settings_received(self) -> None:
         pass

@@ -221,7 +221,8 @@ class ListenForAgent(Message):
 
 
 class ListenerOpened(Message):
-    """Carries what listens, non-blocking: a socket for each address. `port`: 0 for a Unix socket."""
+    """Carries what listens, non-blocking: a socket for each address. `port`: 0 for a Unix socket.
+    """
 
     channel: Varint
     port: Varint
@@ -237,7 +238,8 @@ class ForwardingRefused(Message):
 
 
 class EndForwarding(Message):
-    """The channel is gone: give up dialling, or remove what its listener left in the file system."""
+    """The channel is gone: give up dialling, or remove what its listener left in the file system.
+    """
 
     channel: Varint
 
@@ -342,7 +344,7 @@ class Penalty(Message):
     kind: Text
 
 
-TO_MONITOR = MessageSet({1: SignHandshake, 2: Authenticate, 3: LogLine})
+TO_MONITOR = MessageSet({1: SignHandshake, 2: Authenticate, 3: LogLine, 4: AddressValidated})
 FROM_MONITOR = MessageSet(
     {1: Welcome, 2: HandshakeSigned, 3: AuthenticationResult, 4: LoginOpened, 5: LoginFailed}
 )

@@ -54,8 +54,12 @@ ROUTES_PER_CONNECTION = 12
 on top.
 """
 
-MAX_HALF_OPEN = 50
-"""Unvalidated handshakes from which on newcomers must show that they own their address (Retry)."""
+MAX_HALF_OPEN = 5
+"""Unvalidated handshakes from which on newcomers must show that they own their address (Retry).
+
+Below the first number of MaxStartups (10): else first packets with forged addresses could use up
+the places of those who want to log in. A round trip more, in a rush, is the lesser evil.
+"""
 
 ADMISSION_WAIT = 5.0
 """Seconds main may take to answer. It does nothing slow, so longer means that it hangs or is gone.

@@ -24,6 +24,7 @@ from sshoq.server.privsep import (
     NOTHING,
     TO_LEADER,
     TO_MONITOR,
+    AddressValidated,
     AllocatePty,
     Authenticate,
     AuthenticationResult,
@@ -59,6 +60,7 @@ class Monitor:
         trailer: str = "",
         wrapper: tuple[str, ...] = (),
         user: str = "",
+        validated: bool = True,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.log_file = directory / "log"
@@ -88,6 +90,8 @@ class Monitor:
         self.network = PrivsepSocket(network, TO_MONITOR, FROM_MONITOR)
         self.main = PrivsepSocket(main, NOTHING, MONITOR_TO_MAIN)
         self.welcome = self.expect(Welcome)
+        if validated:
+            self.network.send(AddressValidated())
         self._leader: PrivsepSocket | None = None
         self._sessions = 0
         self._programs: list[Program] = []

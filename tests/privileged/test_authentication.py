@@ -377,6 +377,14 @@ def test_a_connection_that_tried_nothing_is_a_penalty_too(tmp_path: Path) -> Non
         assert "Connection closed by 192.0.2.7 port 40007 [preauth]" in monitor.log
 
 
+def test_an_address_that_was_never_heard_from_is_not_punished(tmp_path: Path) -> None:
+    """Anybody can send a first packet in its name."""
+    with Monitor(tmp_path, validated=False) as monitor:
+        monitor.hang_up()
+        assert monitor.wait() == 0
+        assert list(monitor.messages_to_main()) == []
+
+
 def test_the_banner_goes_before_the_first_answer(tmp_path: Path, account: Account) -> None:
     banner = tmp_path / "banner"
     banner.write_text("Authorized use only.\n")
