@@ -210,7 +210,9 @@ def parse_jump_host(text: str) -> JumpHost:
     name, at, rest = text.rpartition("@")
     if at and not name:
         raise DestinationError(text)
-    host, _, port_text = cut_host(rest)
+    host, stop, port_text = cut_host(rest)
+    if stop == "/":
+        raise DestinationError(text)
     if not host and not rest.startswith("["):
         raise DestinationError(text)
     port = _uri_port(text, port_text) if port_text else None

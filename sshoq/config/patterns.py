@@ -77,18 +77,6 @@ def match_host_list(host: str, patterns: str) -> int:
     return match_pattern_list(ascii_lower(host), patterns, lower=True)
 
 
-def match_words(text: str, words: list[str]) -> bool:
-    """The rule of a Host line: some word fits and no word with '!' does, wherever it stands."""
-    found = False
-    for word in words:
-        if word.startswith("!"):
-            if match_pattern(text, word[1:]):
-                return False
-        else:
-            found = found or match_pattern(text, word)
-    return found
-
-
 def parse_address(text: str) -> bytes | None:
     """The 4 or 16 bytes of a numeric address (also "127.1", "fe80::1%lo"), else None."""
     from _socket import AF_INET6, inet_pton  # no "socket": it would triple the start-up time

@@ -6,6 +6,7 @@ it is the keyword's business (keywords.py).
 
 from collections.abc import Callable, Mapping
 
+from sshoq.config.algorithms import list_error
 from sshoq.config.destination import (
     DestinationError,
     cut_host,
@@ -185,9 +186,7 @@ def algorithms(check: Callable[[str], str | None], complaint: str, *, kex: bool 
 
     def read(line: Line) -> object:
         word = line.need()
-        unknown = (
-            None if word.startswith("-") else check(word.lstrip("+^") if word[0] in "+^" else word)
-        )
+        unknown = list_error(word, check)
         if unknown is not None:
             if kex and unknown:
                 line.notes.error(f'Unsupported KEX algorithm "{unknown}"')

@@ -1,8 +1,8 @@
-"""Runs in a private namespace: gives each case to /usr/bin/ssh -G and to resolve(), prints both answers.
+"""Runs in a private namespace: gives each case to ssh -G and to resolve(), prints both answers.
 
-Started by test_against_openssh.py as `unshare -unm python oracle.py`, with the cases as JSON on stdin. In
-the namespace the host has a fixed name, no network, and a hosts file of our own; ~/.ssh and /etc/ssh are
-directories that each case fills. A helper program, not a test.
+Started by test_against_openssh.py as `unshare -unm python oracle.py`, with the cases as JSON on
+stdin. In the namespace the host has a fixed name, no network, and a hosts file of our own; ~/.ssh
+and /etc/ssh are directories that each case fills. A helper program, not a test.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import TypedDict
 
-from sshoq.config.resolve import resolve
+from sshoq.config.resolve import Answer, resolve
 from sshoq.config.surroundings import Surroundings, account_of
 from sshoq.config.usage import UsageError
 
@@ -105,15 +105,16 @@ def run_sshoq(case: Case, environ: dict[str, str]) -> Outcome:
         try:
             invocation = resolve(case["argv"], surroundings=surroundings)
         except UsageError as error:
-            status, stdout, stderr = error.status, (), error.lines
+            answer: Answer | None = Answer(stderr=error.lines, status=error.status)
         else:
             answer = invocation.answer
-            assert answer is not None, case
-            status, stdout, stderr = answer.status, answer.stdout, answer.stderr
+        assert answer is not None, case
         os.lseek(captured, 0, os.SEEK_SET)
         spoken = _decode(os.read(captured, 1 << 20))
     return Outcome(
-        status=status, stdout=_lines(stdout), stderr=without_debug(spoken + _lines(stderr))
+        status=answer.status,
+        stdout=_lines(answer.stdout),
+        stderr=without_debug(spoken + _lines(answer.stderr)),
     )
 
 
