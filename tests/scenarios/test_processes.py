@@ -50,6 +50,7 @@ class Session:
 
     def __init__(self, client: Client, name: str) -> None:
         self.name = name
+        self._server = client.server
         self.process = client.start(f"echo $$; while read line; do echo {name} $line; done")
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -58,7 +59,7 @@ class Session:
 
     def fail(self) -> int:
         assert self.process.stderr is not None
-        raise AssertionError(self.process.stderr.read())
+        raise AssertionError(self.process.stderr.read(), self._server.log()[-2000:])
 
     def answers(self, word: str) -> bool:
         self._stdin.write(word.encode() + b"\n")

@@ -84,7 +84,7 @@ def test_less_pages_through_a_file(client: Client, open_terminal: OpenTerminal) 
 
 def test_vi_edits_a_file(client: Client, open_terminal: OpenTerminal, account: Account) -> None:
     need_tools("vi")
-    terminal = open_terminal(client, "vi -u NONE -n edited.txt")
+    terminal = open_terminal(client, "rm -f edited.txt; vi -u NONE -n edited.txt")
     terminal.expect("edited.txt")
     terminal.send("iwritten in vi")
     terminal.expect("written in vi")

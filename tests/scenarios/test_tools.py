@@ -76,7 +76,7 @@ def test_scp_copies_a_tree_there_and_back(
 ) -> None:
     need_tools("scp")
     scp = ["scp", "-q", "-r", "-p", mode, "-S", str(wrapper)]
-    target = f"scp{mode}"
+    target = f"scp{mode}-{client.server.programs.name}"
     run_tool(client, *scp, str(tree), f"{remote}:{target}")
     run_tool(client, *scp, f"{remote}:{target}", "back")
     assert digests(client.directory / "back") == digests(tree)
@@ -113,10 +113,11 @@ def test_rsync_copies_and_then_has_nothing_to_do(
     client: Client, wrapper: Path, remote: str, tree: Path
 ) -> None:
     need_tools("rsync")
+    target = f"rsynced-{client.server.programs.name}"
     rsync = ["rsync", "-a", "--no-owner", "--no-group", "-i", "-e", str(wrapper)]
-    run_tool(client, *rsync, f"{tree}/", f"{remote}:rsynced/")
-    assert run_tool(client, *rsync, f"{tree}/", f"{remote}:rsynced/") == b""
-    run_tool(client, *rsync, f"{remote}:rsynced/", "back/")
+    run_tool(client, *rsync, f"{tree}/", f"{remote}:{target}/")
+    assert run_tool(client, *rsync, f"{tree}/", f"{remote}:{target}/") == b""
+    run_tool(client, *rsync, f"{remote}:{target}/", "back/")
     assert digests(client.directory / "back") == digests(tree)
 
 
