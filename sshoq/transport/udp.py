@@ -63,7 +63,9 @@ class UdpSocket:
         self.segmentation = segmentation
         self.coalescing = coalescing and _try_option(sock, SOL_UDP, UDP_GRO, 1)
         for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
-            _try_option(sock, socket.SOL_SOCKET, option, BUFFER_SIZE)
+            # Whoever made the socket may have been allowed more than we are.
+            if sock.getsockopt(socket.SOL_SOCKET, option) < BUFFER_SIZE:
+                _try_option(sock, socket.SOL_SOCKET, option, BUFFER_SIZE)
         _forbid_fragments(sock)
         self._buffer = bytearray(65536)
         self._view = memoryview(self._buffer)
