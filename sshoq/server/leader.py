@@ -1,21 +1,21 @@
 """Process: session leader [the user], one per conversation.
 
-Starts programs and opens ptys for its user, and hands their descriptors to the network process; the
-data passes it by. It was root's child and knows from there what the login may do; what the network
-process says is only what the client asks for. It ends when either of the two others does, and hangs
-up what then still runs.
+Starts programs, opens ptys and makes the sockets of forwardings for its user, and hands their
+descriptors to the network process; the data passes it by. It was root's child and knows from there
+what the login may do; what the network process says is only what the client asks for. It ends when
+either of the two others does, and hangs up what then still runs.
 """
 
 import contextlib
 import functools
 import os
-import select
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from sshoq.server import log
+from sshoq.server.dialing import Dialer
 from sshoq.server.environment import (
     EnvironmentSources,
     accept_client_variables,
@@ -23,6 +23,9 @@ from sshoq.server.environment import (
     parse_login_defaults,
     split_variable,
 )
+from sshoq.server.listeners import Listeners
+from sshoq.server.lookup import Lookups
+from sshoq.server.permits import Permits
 from sshoq.server.privsep import (
     FROM_LEADER,
     LEADER_TO_MONITOR,
@@ -30,6 +33,10 @@ from sshoq.server.privsep import (
     TO_LEADER,
     AllocatePty,
     CloseSession,
+    Dial,
+    EndForwarding,
+    Listen,
+    ListenForAgent,
     PrivsepError,
     PrivsepSocket,
     ProgramExited,
@@ -48,6 +55,7 @@ from sshoq.server.privsep import (
 from sshoq.server.program import Program, find_sftp_server, read_user_environment, run_program
 from sshoq.server.pty import Pty, PtyError, PtySource, WindowSize, set_modes, set_window_size
 from sshoq.server.rights import INTERNAL_SFTP, LoginRights
+from sshoq.server.watch import READABLE, Watch
 from sshoq.wire import Message, decode_text, encode_text
 
 LOGIN_DEFAULTS = "/etc/default/login"
@@ -104,31 +112,39 @@ class Leader:
         self._sessions: dict[int, Session] = {}
         self._programs: dict[int, Session] = {}
         self._login_file: str | None = None
+        self._watch = Watch()
+        self._is_over = False
+        permits = Permits(rights)
+        lookups = Lookups(self._watch)
+        self._dialer = Dialer(self._watch, lookups, permits, self._send)
+        self._listeners = Listeners(lookups, permits, rights, self._send)
 
     # ------------------------------------------------------------------ the loop
 
     def serve(self) -> None:
         """Until the network process or the monitor is gone."""
-        wakeup = self._watch_children()
-        poll = select.poll()
-        for end in (self._network, self._monitor):
-            poll.register(end, select.POLLIN)
-        poll.register(wakeup, select.POLLIN)
-        while True:
-            ready = {fd for fd, _ in poll.poll()}
-            if wakeup in ready:
-                _drain(wakeup)
-                self._reap()
-            if self._monitor.fileno() in ready:
-                return  # it speaks only when it is asked: it is gone
-            if self._network.fileno() in ready:
-                self._answer()
+        self._watch_children()
+        # It speaks only when it is asked: it is gone.
+        self._watch.add(self._monitor.fileno(), READABLE, self._note_end)
+        self._watch.add(self._network.fileno(), READABLE, self._answer)
+        while not self._is_over:
+            self._watch.turn()
 
-    def _watch_children(self) -> int:
+    def _watch_children(self) -> None:
         reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.signal(signal.SIGCHLD, _noted)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        return reader
+        self._watch.add(reader, READABLE, lambda: self._take_children(reader))
+
+    def _take_children(self, wakeup: int) -> None:
+        _drain(wakeup)
+        self._reap()
+
+    def _note_end(self) -> None:
+        self._is_over = True
+
+    def _send(self, message: Message, descriptors: Sequence[int]) -> None:
+        self._network.send(message, descriptors)
 
     def _answer(self) -> None:
         message, descriptors = self._network.receive()
@@ -146,6 +162,7 @@ class Leader:
         """Hang up what still runs; nobody is left to read it."""
         for session in list(self._sessions.values()):
             self._close(session)
+        self._listeners.remove_all()
         if self._login_file is not None:
             with contextlib.suppress(OSError):
                 os.unlink(self._login_file)
@@ -224,6 +241,21 @@ class Leader:
             # A program that is stopped could not act on it.
             _signal_group(session.pid, signal.SIGCONT)
 
+    # ------------------------------------------------------------------ forwarding
+
+    def dial(self, request: Dial) -> None:
+        self._dialer.dial(request)
+
+    def listen(self, request: Listen) -> None:
+        self._listeners.listen(request)
+
+    def listen_for_agent(self, request: ListenForAgent) -> None:
+        self._listeners.listen_for_agent(request)
+
+    def end_forwarding(self, request: EndForwarding) -> None:
+        self._dialer.cancel(request)
+        self._listeners.end(request)
+
     # ------------------------------------------------------------------ what runs
 
     def _decide(self, request: StartProgram) -> Request:
@@ -272,6 +304,7 @@ class Leader:
                 mail=not config.use_pam,
                 time_zone=os.environ.get("TZ"),
                 terminal=session.term if session.pty is not None else None,
+                agent_socket=self._listeners.agent_path,
                 key=self._key_environment(),
                 file=self._file_environment(),
                 pam=tuple(filter(None, map(split_variable, rights.pam_environment))),
@@ -444,6 +477,10 @@ RULES: dict[type[Message], Callable[[Leader, Any], None]] = {
     StartProgram: Leader.start_program,
     SignalProgram: Leader.signal_program,
     CloseSession: Leader.close_session,
+    Dial: Leader.dial,
+    Listen: Leader.listen,
+    ListenForAgent: Leader.listen_for_agent,
+    EndForwarding: Leader.end_forwarding,
 }
 
 

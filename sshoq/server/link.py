@@ -10,8 +10,16 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from sshoq.server.privsep import (
+    MAX_DESCRIPTORS,
     AllocatePty,
     CloseSession,
+    Dial,
+    Dialled,
+    EndForwarding,
+    ForwardingRefused,
+    Listen,
+    ListenerOpened,
+    ListenForAgent,
     PrivsepError,
     PrivsepSocket,
     ProgramExited,
@@ -95,7 +103,12 @@ class PrivsepLink:
 
 
 class Refused(Exception):
-    """The session leader did not give the pty or start the program; the text says why."""
+    """The session leader did not give what it was asked for; the text says why."""
+
+    def __init__(self, reason: str, *, is_prohibited: bool = False) -> None:
+        super().__init__(reason)
+        self.is_prohibited = is_prohibited
+        """The user may not have it at all."""
 
 
 class SessionLeader:
@@ -105,13 +118,14 @@ class SessionLeader:
 
     def __init__(self, end: PrivsepSocket, lost: Callable[[PrivsepError], None]) -> None:
         self._answers: dict[int, asyncio.Future[list[int]]] = {}
+        self._ports: dict[int, int] = {}
         self._exits: dict[int, asyncio.Future[ProgramExited]] = {}
         self._lost = lost
         self._link = PrivsepLink(end, self._receive, self._lose)
 
     async def allocate_pty(self, request: AllocatePty) -> int:
         """The pty's master side. Refused when it cannot be had."""
-        [master] = await self._ask(request.session, request, 1)
+        [master] = await self._ask(request.session, request, {1})
         return master
 
     async def start_program(self, request: StartProgram, *, pipes: bool) -> list[int]:
@@ -120,7 +134,7 @@ class SessionLeader:
         """
         self._exits[request.session] = asyncio.get_running_loop().create_future()
         try:
-            return await self._ask(request.session, request, 3 if pipes else 0)
+            return await self._ask(request.session, request, {3 if pipes else 0})
         except BaseException:
             del self._exits[request.session]
             raise
@@ -136,10 +150,29 @@ class SessionLeader:
         self._exits.pop(session, None)
         self._link.send(CloseSession(session))
 
+    async def dial(self, request: Dial) -> int:
+        """A connected socket. Refused."""
+        [descriptor] = await self._ask(request.channel, request, {1})
+        return descriptor
+
+    async def listen(self, request: Listen) -> tuple[list[int], int]:
+        """Listening sockets, and their port. Refused."""
+        counts = set(range(1, MAX_DESCRIPTORS + 1))
+        descriptors = await self._ask(request.channel, request, counts)
+        return descriptors, self._ports.pop(request.channel, 0)
+
+    async def listen_for_agent(self, session: int) -> list[int]:
+        """A listening socket for the login's programs; none when there is one already. Refused."""
+        return await self._ask(session, ListenForAgent(session), {0, 1})
+
+    def end_forwarding(self, channel: int) -> None:
+        self._link.send(EndForwarding(channel))
+
     def close(self) -> None:
         self._link.close()
 
-    async def _ask(self, session: int, request: Message, descriptors: int) -> list[int]:
+    async def _ask(self, session: int, request: Message, counts: set[int]) -> list[int]:
+        """The descriptors that come with the answer, as many as one of `counts` says."""
         if session in self._answers:
             raise ValueError(f"session {session} still waits for an answer")
         answer: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
@@ -149,7 +182,7 @@ class SessionLeader:
             got = await answer
         finally:
             self._answers.pop(session, None)
-        if len(got) != descriptors:
+        if len(got) not in counts:
             close_all(got)
             self._lose(PrivsepError("descriptors of the session leader do not fit its message"))
             raise Refused("the session leader broke the rules")
@@ -164,6 +197,16 @@ class SessionLeader:
             self._answer(message.session, Refused(message.reason), ())
         elif isinstance(message, PtyAllocated | ProgramStarted):
             self._answer(message.session, None, descriptors)
+        elif isinstance(message, ForwardingRefused):
+            close_all(descriptors)
+            refusal = Refused(message.reason, is_prohibited=message.is_prohibited)
+            self._answer(message.channel, refusal, ())
+        elif isinstance(message, Dialled):
+            self._answer(message.channel, None, descriptors)
+        elif isinstance(message, ListenerOpened):
+            if message.channel in self._answers:
+                self._ports[message.channel] = message.port
+            self._answer(message.channel, None, descriptors)
 
     def _answer(self, session: int, refusal: Refused | None, descriptors: Sequence[int]) -> None:
         answer = self._answers.get(session)
