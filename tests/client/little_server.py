@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sshoq.client.addresses import HostAddress
-from sshoq.forwarding.relay import SinkClosed
 from sshoq.protocol.conversation import ConversationState
 from sshoq.protocol.extensions import OURS, Extension
 from sshoq.protocol.messages import ChannelRequest, Exec, ExitStatus, Shell, Subsystem
 from sshoq.protocol.request import UNAUTHORIZED, ConnectRequest, Response
-from sshoq.transport.channel import Channel
+from sshoq.transport.channel import Channel, SinkClosed
 from sshoq.transport.events import AFTER_LOGIN
 from sshoq.transport.packets import FirstPacket
 from sshoq.transport.quic import Engine
