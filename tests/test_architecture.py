@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -210,9 +210,10 @@ def test_a_question_to_the_client_is_cheap(arguments: list[str]) -> None:
 
 
 def manual(name: str) -> str:
-    """The page without its markup: `\\-` is a hyphen, font changes and macros are nothing."""
+    """The page without the markup that hides names: fonts, escaped hyphens, mdoc's flag macro."""
     text = (ROOT / "man" / name).read_text()
-    return re.sub(r"\\f[BIRP]|\\&", "", text).replace("\\-", "-")
+    text = re.sub(r"\\f[BIRP]|\\&", "", text).replace("\\-", "-")
+    return re.sub(r"\bFl ", "-", text)
 
 
 def keyword_table(module: str) -> list[str]:
@@ -232,6 +233,30 @@ def keyword_table(module: str) -> list[str]:
 def test_the_manual_names_every_keyword(page: str, module: str) -> None:
     text = manual(page).lower()
     missing = [name for name in keyword_table(module) if name.lower() not in text]
+    assert not missing
+
+
+def client_flags() -> set[str]:
+    """Letters and the Go client's words, as the parser has them."""
+    arguments = importlib.import_module("sshoq.config.arguments")
+    tables = (arguments.SWITCHES, arguments.WITH_ARGUMENT, arguments.LONG_FLAGS)
+    return {f"-{name}" for table in tables for name in table}
+
+
+def server_flags() -> set[str]:
+    """The words of the usage line: sshd's letters stand there one by one, or in a bundle."""
+    usage = importlib.import_module("sshoq.server.flags").USAGE
+    words = re.findall(r"(?<=[\[\s])-([A-Za-z0-9][A-Za-z0-9-]*)", usage)
+    bundles = {letter for word in words if "-" not in word and word[0].isdigit() for letter in word}
+    return {f"-{name}" for name in {word for word in words if not word[0].isdigit()} | bundles}
+
+
+@pytest.mark.parametrize(
+    ("page", "flags"), [("sshoq.1", client_flags), ("sshoq-server.8", server_flags)]
+)
+def test_the_manual_names_every_flag(page: str, flags: Callable[[], set[str]]) -> None:
+    text = manual(page)
+    missing = [flag for flag in sorted(flags()) if not re.search(rf"{flag}(?![\w-])", text)]
     assert not missing
 
 
