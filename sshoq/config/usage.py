@@ -23,17 +23,19 @@ COMPATIBLE_VERSION = "OpenSSH_10.5p1"
 GO_VERSION = "0.2.1"
 
 USAGE = """\
-usage: ssh [-46AaCfGgKkMNnqsTtVvXxYy] [-B bind_interface] [-b bind_address]
-           [-c cipher_spec] [-D [bind_address:]port] [-E log_file]
-           [-e escape_char] [-F configfile] [-I pkcs11] [-i identity_file]
-           [-J destination] [-L address] [-l login_name] [-m mac_spec]
-           [-O ctl_cmd] [-o option] [-P tag] [-p port] [-Q query_option]
-           [-R address] [-S ctl_path] [-W host:port]
-           [-w local_tun[:remote_tun]] [--stdio] [-insecure]
-           [-use-password] [-proxy-jump destination] [-forward-agent]
-           destination [command [argument ...]]
-       sshoq -sftp destination | -scp [-r] source target
-       sshoq -Q query_option | -V | config get|set|unset host keyword [value]"""
+usage: sshoq [-46AaCfGgKkMNnqsTtVvXxYy] [-B bind_interface] [-b bind_address]
+             [-c cipher_spec] [-D [bind_address:]port] [-E log_file]
+             [-e escape_char] [-F configfile] [-I pkcs11] [-i identity_file]
+             [-J destination] [-L address] [-l login_name] [-m mac_spec]
+             [-O ctl_cmd] [-o option] [-P tag] [-p port] [-R address]
+             [-S ctl_path] [-W host:port] [-w local_tun[:remote_tun]]
+             [-insecure] [-use-password] [-forward-agent]
+             [-proxy-jump destination] destination [command [argument ...]]
+       sshoq --stdio destination [port]
+       sshoq -sftp destination
+       sshoq -scp [-r] source target
+       sshoq -Q query_option
+       sshoq config get|set|unset host keyword [value]"""
 
 
 class UsageError(Exception):
