@@ -26,6 +26,7 @@ from sshoq.protocol.http3 import (
 from sshoq.protocol.messages import SIGNAL_VALUE, ChannelHeader, ChannelOpening, read_header
 from sshoq.protocol.outcome import CHANNEL_REFUSED, Code, ConnectionFault, Event, ProtocolError
 from sshoq.protocol.request import (
+    MAX_BANNER,
     ConnectRequest,
     Response,
     ResponseHead,
@@ -33,7 +34,7 @@ from sshoq.protocol.request import (
     parse_response,
 )
 from sshoq.protocol.version import PeerTraits
-from sshoq.wire import Incomplete, Reader
+from sshoq.wire import Incomplete, Reader, decode_text
 
 MAX_EARLY_STREAMS = 8
 MAX_EARLY_BYTES = 64 * 1024
@@ -169,6 +170,7 @@ class ConversationState:
         self.channels: dict[int, ChannelState] = {}
         self._peer_opened_channel = False
         self._pending: int | None = None
+        self._head: ResponseHead | None = None
         self._requests: dict[int, RequestStream] = {}
         self._finished_requests: set[int] = set()
         self._answered: set[int] = set()
@@ -191,7 +193,7 @@ class ConversationState:
         if self._pending is not None or self.conversation_id is not None:
             raise IllegalSend("one request at a time")
         self._pending = stream_id
-        self._requests[stream_id] = RequestStream()
+        self._requests[stream_id] = RequestStream(keep=MAX_BANNER)
         return request.encode()
 
     def respond(self, stream_id: int, response: Response, wall_clock: float
@@ -377,6 +379,7 @@ class ConversationState:
         ahead, self._blocks_ahead = self._blocks_ahead, []
         for stream_id, block in ahead:
             self._guard_stream(stream_id, events, block)
+            self._look_for_banner(stream_id, events)
 
     # ----------------------------------------------------------------- the request's stream
 
@@ -397,11 +400,20 @@ class ConversationState:
             else:
                 # What its channels mean depends on its SETTINGS, which it sends before all else.
                 self._blocks_ahead.append((stream_id, block))
+        self._look_for_banner(stream_id, events)
         if fin and stream_id in self._requests:
             self._finished_requests.add(stream_id)
             self._end_request(stream_id, None, events)
             if self.is_client and stream_id != self.conversation_id:
                 del self._requests[stream_id]
+
+    def _look_for_banner(self, stream_id: int, events: list[ConversationEvent]) -> None:
+        head, stream = self._head, self._requests.get(stream_id)
+        if head is None or stream is None or stream_id != self._pending:
+            return
+        if len(stream.body) >= head.banner_size:
+            head.banner = decode_text(bytes(stream.body[:head.banner_size]))
+            self._conclude_response(stream_id, head, events)
 
     def _guard_stream(self, stream_id: int, events: list[ConversationEvent], block: Fields) -> None:
         """Work on a block of fields; what is wrong with it ends its stream."""
@@ -434,6 +446,12 @@ class ConversationState:
         if head.status < 200:
             return
         self._answered.add(stream_id)
+        self._head = head
+
+    def _conclude_response(self, stream_id: int, head: ResponseHead,
+                           events: list[ConversationEvent]) -> None:
+        """The answer with the banner that it announced."""
+        self._head = None
         self._pending = None
         self.traits.version = head.version
         events.append(ResponseReceived(stream_id, head))

@@ -32,7 +32,7 @@ class Extension(IntFlag):
     X11 = 1 << 7
     """Channel request `x11-req`."""
     BANNER = 1 << 8
-    """The login banner comes in a header field of the response."""
+    """The login banner comes as DATA behind the response, which says how much."""
     SIGNAL = 1 << 9
     """`signal` goes to the process group and is safe to send; channel request `break`."""
 

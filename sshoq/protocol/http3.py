@@ -202,10 +202,12 @@ class ControlStream(_FrameReader):
 
 
 class RequestStream(_FrameReader):
-    """One direction of a CONNECT's stream: blocks of fields. DATA means nothing here."""
+    """One direction of a CONNECT's stream: blocks of fields, and of DATA the first `keep` bytes."""
 
-    def __init__(self) -> None:
+    def __init__(self, keep: int = 0) -> None:
         super().__init__()
+        self.body = bytearray()
+        self._keep = keep
         self._blocks: list[list[tuple[bytes, bytes]]] = []
         self._had_headers = False
         self._count = 0
@@ -224,6 +226,8 @@ class RequestStream(_FrameReader):
         if frame_type in _NOT_ON_REQUESTS or (frame_type == FRAME_DATA and not self._had_headers):
             raise ConnectionFault(f"frame {frame_type:#x} on a request stream",
                                   Code.FRAME_UNEXPECTED)
+        if frame_type == FRAME_DATA:
+            return len(self.body) + size <= self._keep
         if frame_type != FRAME_HEADERS:
             return False
         if size > MAX_COMPRESSED:
@@ -234,5 +238,8 @@ class RequestStream(_FrameReader):
         return True
 
     def finish_frame(self, frame_type: int, payload: bytes) -> None:
+        if frame_type == FRAME_DATA:
+            self.body += payload
+            return
         self._had_headers = True
         self._blocks.append(decode_fields(payload))

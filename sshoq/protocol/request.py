@@ -5,8 +5,6 @@ credentials in `authorization`. Whether these are good is for others to say; her
 well-formed and what each answer looks like.
 """
 
-from binascii import Error as Base64Error
-from binascii import a2b_base64, b2a_base64
 
 from sshoq.protocol.extensions import Extension
 from sshoq.protocol.http3 import Fields, encode_data, encode_headers
@@ -23,11 +21,11 @@ from sshoq.wire import decode_text, encode_text
 
 PROTOCOL = "ssh3"
 BANNER_FIELD = b"sshoq-banner"
-"""Base64 of the login banner's UTF-8 text; only between peers that announced BANNER."""
+"""How many bytes of banner, in UTF-8, follow as DATA; only between peers that announced BANNER."""
 METHODS_FIELD = b"sshoq-methods"
 """With a 401, to peers that announced extensions: a comma list of what may be tried."""
-MAX_BANNER = 8 * 1024
-"""What surely fits the peer's bound for compressed fields, as base64."""
+MAX_BANNER = 128 * 1024
+"""Longer ones are cut; and one message between the server's processes still holds it."""
 
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~")
 _PSEUDO = frozenset({":method", ":scheme", ":path", ":authority", ":protocol"})
@@ -154,12 +152,15 @@ def _check_fields(fields: Fields, pseudo: frozenset[str]) -> dict[str, str]:
 class Response:
     """A server's answer. `ends`: its stream ends behind it, as for all but the 200."""
 
-    __slots__ = ("body", "extra", "status")
+    __slots__ = ("banner", "body", "extra", "status")
 
-    def __init__(self, status: int, body: str = "", extra: Fields = ()) -> None:
+    def __init__(
+        self, status: int, body: str = "", extra: Fields = (), banner: bytes = b""
+    ) -> None:
         self.status = status
         self.body = body
         self.extra = extra
+        self.banner = banner
 
     @property
     def ends(self) -> bool:
@@ -172,11 +173,14 @@ class Response:
             fields += [(b"content-length", b"%d" % len(encode_text(self.body))),
                        (b"content-type", b"text/plain; charset=utf-8"),
                        (b"x-content-type-options", b"nosniff")]
+        if self.banner:
+            fields.append((BANNER_FIELD, b"%d" % len(self.banner)))
         return [*fields, *self.extra]
 
     def encode(self, wall_clock: float) -> bytes:
-        body = encode_data(encode_text(self.body)) if self.body else b""
-        return encode_headers(self.fields(wall_clock)) + body
+        content = self.banner or encode_text(self.body)
+        data = encode_data(content) if content else b""
+        return encode_headers(self.fields(wall_clock)) + data
 
 
 NOT_FOUND = Response(404, "404 page not found\n")
@@ -187,7 +191,7 @@ FAILED = Response(500)
 
 def accepted(traits: PeerTraits, banner: str = "") -> Response:
     """The login succeeded. The banner goes to clients that announced that they show one."""
-    return Response(200, extra=_banner_field(traits, banner))
+    return Response(200, banner=_banner_for(traits, banner))
 
 
 def refused(traits: PeerTraits, banner: str = "", methods: str = "") -> Response:
@@ -196,14 +200,11 @@ def refused(traits: PeerTraits, banner: str = "", methods: str = "") -> Response
     Clients of ours are told what might let in, as RFC 4252 5.1 has it: publickey, password.
     """
     told = [] if traits.is_go else [(METHODS_FIELD, encode_text(methods))]
-    return Response(401, extra=[*_banner_field(traits, banner), *told])
+    return Response(401, extra=told, banner=_banner_for(traits, banner))
 
 
-def _banner_field(traits: PeerTraits, banner: str) -> Fields:
-    if not banner or not traits.supports(Extension.BANNER):
-        return ()
-    text = encode_text(banner)[:MAX_BANNER]
-    return [(BANNER_FIELD, b2a_base64(text, newline=False))]
+def _banner_for(traits: PeerTraits, banner: str) -> bytes:
+    return encode_text(banner)[:MAX_BANNER] if traits.supports(Extension.BANNER) else b""
 
 
 def refuse_request(request: ConnectRequest, url_path: str) -> Response | None:
@@ -223,14 +224,14 @@ def refuse_request(request: ConnectRequest, url_path: str) -> Response | None:
 class ResponseHead:
     """A server's answer as the client sees it."""
 
-    __slots__ = ("banner", "methods", "server", "status", "version")
+    __slots__ = ("banner", "banner_size", "methods", "server", "status", "version")
 
     def __init__(
         self,
         status: int,
         server: str,
         version: Version | None,
-        banner: str,
+        banner_size: int = 0,
         methods: tuple[str, ...] | None = None,
     ) -> None:
         self.status = status
@@ -238,7 +239,9 @@ class ResponseHead:
         """The text of the `server` field."""
         self.version = version
         """None if that text is no version."""
-        self.banner = banner
+        self.banner_size = banner_size
+        self.banner = ""
+        """Filled in once that many bytes of DATA are here."""
         self.methods = methods
         """What may be tried after a 401; None from a server that does not say."""
 
@@ -255,15 +258,15 @@ def parse_response(fields: Fields) -> ResponseHead:
         version = None
     methods = values.get(METHODS_FIELD.decode())
     told = None if methods is None else tuple(filter(None, methods.split(",")))
-    return ResponseHead(int(status), server, version, _banner_in(values), told)
+    return ResponseHead(int(status), server, version, _banner_size(values), told)
 
 
-def _banner_in(values: dict[str, str]) -> str:
-    try:
-        raw = a2b_base64(encode_text(values.get(BANNER_FIELD.decode(), "")))
-    except Base64Error:
-        return ""
-    return decode_text(raw[:MAX_BANNER])
+def _banner_size(values: dict[str, str]) -> int:
+    text = values.get(BANNER_FIELD.decode(), "0")
+    size = int(text) if text.isascii() and text.isdigit() and len(text) < 9 else MAX_BANNER + 1
+    if size > MAX_BANNER:
+        raise ProtocolError(f"a banner of {text[:20]} bytes", Code.EXCESSIVE_LOAD)
+    return size
 
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")

@@ -188,21 +188,25 @@ def test_the_banner_is_for_those_who_announced_it() -> None:
     silent = our_traits(OURS & ~Extension.BANNER)
     for make in (accepted, refused):
         for traits, expected in ((our_traits(), banner), (go_traits(), ""), (silent, "")):
-            [fields] = RequestStream().receive(make(traits, banner).encode(NOW), False)
+            stream = RequestStream(keep=MAX_BANNER)
+            [fields] = stream.receive(make(traits, banner).encode(NOW), False)
             head = parse_response(fields)
-            assert head.banner == expected
+            assert head.banner_size == len(stream.body)
+            assert stream.body.decode() == expected
             assert head.version == OUR_VERSION
 
 
-@pytest.mark.parametrize("banner", ["x" * 100_000, "\u00ff" * 100_000, "~" * MAX_BANNER])
+@pytest.mark.parametrize("banner", ["x" * 200_000, "\u00ff" * 100_000, "~" * MAX_BANNER])
 def test_a_long_banner_is_cut_to_what_the_peer_takes(banner: str) -> None:
-    [fields] = RequestStream().receive(accepted(our_traits(), banner).encode(NOW), False)
-    assert len(parse_response(fields).banner.encode("utf-8", "surrogateescape")) == MAX_BANNER
+    stream = RequestStream(keep=MAX_BANNER)
+    [fields] = stream.receive(accepted(our_traits(), banner).encode(NOW), False)
+    assert parse_response(fields).banner_size == len(stream.body) == MAX_BANNER
 
 
-@pytest.mark.parametrize("raw", [b"%%%", b"A", b"", "ä".encode()])
-def test_a_banner_that_cannot_be_read_is_none(raw: bytes) -> None:
-    assert parse_response([(b":status", b"200"), (b"sshoq-banner", raw)]).banner == ""
+@pytest.mark.parametrize("raw", [b"%%%", b"-1", b"", "ä".encode(), b"131073", b"9" * 30])
+def test_a_banner_of_no_sensible_size_is_refused(raw: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        parse_response([(b":status", b"200"), (b"sshoq-banner", raw)])
 
 
 @pytest.mark.parametrize("server", [None, "nginx", "SSH 3.0 x 1.0.0rc1"])
