@@ -64,7 +64,7 @@ def test_our_version_is_written_down() -> None:
     (http3.MAX_SETTINGS, "8 KiB"), (conversation.MAX_EARLY_STREAMS, "8, of"),
     (conversation.MAX_EARLY_BYTES, "64 KiB"), (messages.MAX_HEADER, "2 KiB"),
     (channel.MAX_INCOMING, "1 MiB"), (channel.MAX_CONTROL, "8 KiB"),
-    (messages.MAX_COMMAND, "131072"), (request.MAX_BANNER, "131,072"),
+    (messages.MAX_COMMAND, "131072"), (request.MAX_BANNER, "128 KiB"),
     (channel.MAX_MESSAGE, "131072"), (channel.GO_MAX_MESSAGE, "65536"),
     (channel.LEAST_MAX_MESSAGE, "1024"), (channel.DEFAULT_MAX_MESSAGE, "30000"),
     (datagrams.PER_CHANNEL, "32 for a channel"), (datagrams.MAX_CHANNELS, "64 channels"),
