@@ -15,7 +15,6 @@ from sshoq.config.usage import UsageError
 TYPE_CHECKING = False  # what type checkers take for true; "typing" itself costs 3 ms
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import NoReturn
 
     from sshoq.client.addresses import HostAddress
     from sshoq.client.background import Background
@@ -24,21 +23,31 @@ if TYPE_CHECKING:
 FAILED = 255
 
 
-def main() -> "NoReturn":
-    """The program. Ends the process itself: taking an interpreter down costs 10 ms."""
+def main() -> int:
+    """The program: the exit status of an answer. After a session it ends the process itself, since
+    taking an interpreter down with all that is loaded then costs 10 ms.
+    """
     undo_locale_coercion()
-    status = run(sys.argv[1:])
+    invocation = Invocation("answer")
+    try:
+        invocation = resolve(sys.argv[1:], os.environ, program=os.path.basename(sys.argv[0]))
+        status = run(invocation)
+    except UsageError as error:
+        print_lines(2, error.lines)
+        return error.status
+    except KeyboardInterrupt:  # before settle_process()
+        status = FAILED
+    except Exception:  # our bug: let it be seen, with the status of every other error
+        sys.excepthook(*sys.exc_info())
+        status = FAILED
+    if invocation.action == "answer":
+        return status
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
 
 
-def run(argv: list[str]) -> int:
-    try:
-        invocation = resolve(argv, os.environ, program=os.path.basename(sys.argv[0]))
-    except UsageError as error:
-        print_lines(2, error.lines)
-        return error.status
+def run(invocation: Invocation) -> int:
     if invocation.answer is not None:
         return give_answer(invocation.answer)
     if invocation.action == "config":
@@ -169,9 +178,11 @@ class Run:
         from sshoq.client.first_flight import LinkWish, server_name_of
 
         options = self._options
+        interactive, bulk = options.ip_qos
+        traffic_class = interactive if self._invocation.wants_tty else bulk
         return LinkWish(
             server_name_of(options.hostname),
-            BindWish(options.bind_address, options.bind_interface, options.ip_qos[0]),
+            BindWish(options.bind_address, options.bind_interface, traffic_class),
             options.server_alive_interval,
             options.server_alive_count_max,
             self._keylog(),
@@ -260,4 +271,4 @@ def write_to_key_log(path: str) -> "Callable[[str], None]":
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

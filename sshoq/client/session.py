@@ -229,10 +229,16 @@ class SessionRun:
         try:
             await pump(source, sink)
         except SinkClosed:
-            if not await _discard(source, MAX_DISCARDED):
-                self._channel.close()
+            await self._pass_by(source)
+        except OSError as error:  # a full disk
+            self._log.error(f"write: {error.strerror}")
+            await self._pass_by(source)
         finally:
             sink.close()
+
+    async def _pass_by(self, source: Source) -> None:
+        if not await _discard(source, MAX_DISCARDED):
+            self._channel.close()
 
     async def _feed(self) -> None:
         with contextlib.suppress(SinkClosed):
@@ -241,7 +247,11 @@ class SessionRun:
                 return
             with contextlib.closing(standard_source(self._stdin)) as source:
                 sink = _InputSink(self._channel, self._typed, self._end_input)
-                await pump(self._without_escapes(source), sink)
+                try:
+                    await pump(self._without_escapes(source), sink)
+                except OSError as error:  # standard input is a directory
+                    self._log.error(f"read: {error.strerror}")
+                    await self._end_input()
 
     def _typed(self, data: bytes | memoryview) -> bytes | memoryview:
         state = self._asked.state

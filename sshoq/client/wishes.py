@@ -60,6 +60,8 @@ def harmlessly_ignored(options: Options) -> list[str]:
         "GSSAPIAuthentication": options.gssapi_authentication,
         "HostbasedAuthentication": options.hostbased_authentication,
         "Compression": options.compression == "yes",
+        "ChannelTimeout": bool(options.channel_timeouts),
+        "VerifyHostKeyDNS": options.verify_host_key_dns != "no",
     }
     return [f"{name} is not supported yet by sshoq, ignored" for name, on in ignored.items() if on]
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from sshoq.client.addresses import HostAddress
 from sshoq.protocol.conversation import ConversationState
-from sshoq.protocol.extensions import OURS, Extension
+from sshoq.protocol.extensions import NONE, OURS, Extension
 from sshoq.protocol.messages import ChannelRequest, Exec, ExitStatus, Shell, Subsystem
 from sshoq.protocol.request import UNAUTHORIZED, ConnectRequest, Response
 from sshoq.transport.channel import Channel, SinkClosed
@@ -37,7 +37,7 @@ class LittleServer(Party):
         self,
         engine: Engine,
         end: socket.socket,
-        extensions: Extension,
+        extensions: Extension | None,
         judge: Callable[[ConnectRequest], Response],
         serve: Serve,
     ) -> None:
@@ -47,7 +47,7 @@ class LittleServer(Party):
         self.heard = asyncio.Event()
         self._judge = judge
         self._serve = serve
-        super().__init__(engine, end, ConversationState(False, extensions))
+        super().__init__(engine, end, _state(extensions))
         self.on_channel = self._accept
         turn = self.conversation._turn
 
@@ -89,6 +89,17 @@ class LittleServer(Party):
                 self._serve(self, channel)
 
 
+class _GoState(ConversationState):
+    """Sends the SETTINGS that a Go server sends."""
+
+    def control_stream(self) -> bytes:
+        return bytes.fromhex("0004023301")
+
+
+def _state(extensions: Extension | None) -> ConversationState:
+    return _GoState(False, NONE) if extensions is None else ConversationState(False, extensions)
+
+
 def say_and_exit(text: bytes, status: int) -> Serve:
     def serve(server: LittleServer, channel: Channel) -> None:
         server.spawn(say(channel))
@@ -106,8 +117,10 @@ async def _until_it_leaves(work: Coroutine[object, object, None]) -> None:
 
 
 async def end(channel: Channel, status: int) -> None:
+    """Towards a client that takes us for a Go server, the stream stays open, as theirs do."""
     channel.request(ExitStatus(status))
-    channel.finish()
+    if not channel.state.traits.is_go:
+        channel.finish()
 
 
 EXIT_0 = say_and_exit(b"", 0)
@@ -138,9 +151,9 @@ class Listener:
 async def listening(
     judge: Callable[[ConnectRequest], Response] = let_in,
     serve: Serve = EXIT_0,
-    extensions: Extension = OURS,
+    extensions: Extension | None = OURS,
 ) -> AsyncIterator[Listener]:
-    """Serves the first caller, until the block ends."""
+    """Serves the first caller, until the block ends; with no extensions at all, as a Go server."""
     loop = asyncio.get_running_loop()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))

@@ -94,6 +94,17 @@ def test_session_rides_with_the_login_where_the_server_keeps_it(
     run(test())
 
 
+def test_go_server_gets_what_it_knows(keys: list[str]) -> None:
+    async def test() -> None:
+        async with listening(serve=say_and_exit(b"in", 3), extensions=None) as listener:
+            words = to(listener, keys[0], "-o", "SetEnv=A=1")
+            assert await run_client(*words, "x", given=b"input") == Result(3, b"in", "")
+        assert listener.server.asked == [Exec("x")]
+        assert listener.server.faults == []
+
+    run(test())
+
+
 def test_session_is_asked_for_again_after_a_refused_key(keys: list[str]) -> None:
     seen: list[str | None] = []
 
@@ -206,6 +217,37 @@ def test_background_lets_the_caller_go_after_the_login(keys: list[str], tmp_path
         assert output.read_bytes() == b"late"
 
     run(test())
+
+
+def test_escape_to_the_background_lets_the_caller_go(keys: list[str]) -> None:
+    master, slave = os.openpty()
+    ended = []
+
+    def serve(server: LittleServer, channel: Channel) -> None:
+        os.write(master, b"~&")
+        server.spawn(read_to_the_end(channel))
+
+    async def read_to_the_end(channel: Channel) -> None:
+        assert await channel.read() == b""
+        ended.append("input")
+        await channel.write(b"bye")
+        await end(channel, 0)
+
+    async def test() -> None:
+        async with listening(serve=serve) as listener:
+            process = await asyncio.create_subprocess_exec(
+                *CLIENT, *to(listener, keys[0], "-tt"),
+                env=client_environment(), stdin=slave, stdout=slave, stderr=slave,
+                start_new_session=True,
+            )  # fmt: skip
+            assert await process.wait() == 0
+            await listener.server.end
+        assert ended == ["input"]
+        assert b"~& [backgrounded]\r\n" in os.read(master, 1000)
+
+    run(test())
+    os.close(master)
+    os.close(slave)
 
 
 def test_background_that_cannot_log_in_fails_in_the_foreground(keys: list[str]) -> None:

@@ -365,6 +365,32 @@ def test_endless_output_that_nobody_reads_ends_the_session(ends: Ends) -> None:
     assert run(ends, SessionWish("yes"), server).ending == Ending(None)
 
 
+def test_output_that_cannot_be_written_is_told(ends: Ends) -> None:
+    async def server(conversation: FakeConversation) -> None:
+        conversation.accept(True)
+        conversation.say(conversation.server.data(b"x" * 100))
+        conversation.end(0)
+
+    with open("/dev/full", "wb") as full:
+        os.dup2(full.fileno(), ends.stdout)
+    outcome = run(ends, SessionWish("x"), server)
+    assert "write: No space left on device" in outcome.lines
+    assert outcome.ending == Ending(0)
+
+
+def test_input_that_cannot_be_read_ends(ends: Ends) -> None:
+    async def server(conversation: FakeConversation) -> None:
+        conversation.accept(True)
+        await conversation.until(lambda: Eof() in conversation.seen)
+        conversation.end(0)
+
+    folder = os.open("/", os.O_RDONLY)
+    os.dup2(folder, ends.stdin)
+    os.close(folder)
+    outcome = run(ends, SessionWish("x"), server)
+    assert "read: Is a directory" in outcome.lines
+
+
 # --------------------------------------------------------------------------- refusals
 
 

@@ -21,10 +21,10 @@ def report(*ignored):
     raise SystemExit
 """
 
-ANSWER = REPORT + "main.give_answer = report\nmain.run({words!r})\n"
+ANSWER = REPORT + "main.give_answer = report\nmain.run(main.resolve({words!r}))\n"
 FLIGHT = REPORT + (
     "from sshoq.transport.udp import UdpSocket\nUdpSocket.send = report\n"
-    "main.settle_process = lambda: None\nmain.run({words!r})\n"
+    "main.settle_process = lambda: None\nmain.run(main.resolve({words!r}))\n"
 )
 
 
