@@ -27,8 +27,8 @@ from sshoq.config.lexer import ConfigSyntaxError, ascii_lower, parse_port, split
 from sshoq.config.match import Target
 from sshoq.config.reader import ConfigReader
 from sshoq.config.surroundings import Surroundings
-from sshoq.config.tokens import ExpansionError, expand_tilde
-from sshoq.config.usage import DEBUG1, DEBUG3, QUIET, Notes, usage_error
+from sshoq.config.tokens import ExpansionError, expand, expand_tilde
+from sshoq.config.usage import DEBUG1, DEBUG3, QUIET, Notes, make_visible, usage_error
 from sshoq.config.values import parse_escape, parse_tunnel_device
 
 CONTROL_COMMANDS = (
@@ -320,7 +320,8 @@ def _identity(line: CommandLine, argument: str) -> None:
         os.stat(path)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "No such file or directory"
-        line.notes.lines.append(f"Warning: Identity file {path} not accessible: {reason}.")
+        warning = f"Warning: Identity file {path} not accessible: {reason}."
+        line.notes.lines.append(make_visible(warning))  # -q does not silence it
     else:
         keep_identity(line.settings, "identity_files", (path, True))
 
@@ -367,30 +368,25 @@ def _forward(attribute: str, kind: str, *, dynamic: bool, remote: bool) -> WithA
 def _parse_forwards(
     line: CommandLine, argument: str, kind: str, *, dynamic: bool, remote: bool
 ) -> list[Forward]:
-    from sshoq.config.tokens import expand
-
+    """One forwarding, or a Go list of them; -R alone may do without a target."""
     bad = f"Bad {kind} forwarding specification '{argument}'"
     try:
         spec = expand(argument, None, line.surroundings.environ)
     except ExpansionError as error:
         raise line.notes.fatal(*error.lines, bad) from None
-    try:
-        return [parse_forward(spec, dynamic=dynamic, remote=remote)]
-    except ConfigSyntaxError:
-        pass
-    try:
-        if remote:
-            return [parse_forward(spec, dynamic=True, remote=True)]
-    except ConfigSyntaxError:
-        pass
-    try:
-        return parse_go_forwards(spec) if not dynamic else _reject()
-    except ConfigSyntaxError:
-        raise line.notes.fatal(bad) from None
-
-
-def _reject() -> list[Forward]:
-    raise ConfigSyntaxError("not a forwarding")
+    readings: list[Callable[[], list[Forward]]] = [
+        lambda: [parse_forward(spec, dynamic=dynamic, remote=remote)]
+    ]
+    if remote:
+        readings.append(lambda: [parse_forward(spec, dynamic=True, remote=True)])
+    if not dynamic:
+        readings.append(lambda: parse_go_forwards(spec))
+    for read in readings:
+        try:
+            return read()
+        except ConfigSyntaxError:
+            continue
+    raise line.notes.fatal(bad)
 
 
 def _stdio_forward(line: CommandLine, argument: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sshoq.config.destination import JumpHost
 from sshoq.config.forward_spec import Forward
 from sshoq.config.keywords import Settings
@@ -89,6 +91,7 @@ class Options:
     obscure_keystroke_interval: int
     oidc_config: str | None
     password_authentication: bool
+    path_expander: Callable[[str], str]
     permit_local_command: bool
     permit_remote_open: tuple[str, ...]
     permitted_cnames: tuple[tuple[str, str], ...]
@@ -148,7 +151,7 @@ class Options:
 
     def expand_path(self, path: str) -> str:
         """A path of identity_files or certificate_files, which are kept as written, as a name."""
-        return self.__dict__["_expand_path"](path)  # type: ignore[no-any-return]  # set by resolve
+        return self.path_expander(path)
 
 
 def level_name(level: int) -> str:

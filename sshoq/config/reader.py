@@ -161,7 +161,6 @@ class ConfigReader:
             rest,
             split_words(rest),
             notes=self.notes,
-            source=source.name,
             number=number,
             active=source.active,
             user_file=source.user_file,

@@ -4,7 +4,6 @@ Words, files, canonical name, files again, defaults, checks, expansion. Every mi
 UsageError.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 
 from sshoq.config import algorithms
@@ -14,9 +13,9 @@ from sshoq.config.destination import (
     Destination,
     JumpHost,
     check_names,
-    is_safe_user,
     parse_jump_hosts,
 )
+from sshoq.config.expansion import Expander
 from sshoq.config.forward_spec import Forward
 from sshoq.config.keywords import (
     DEFAULT_IDENTITIES,
@@ -26,11 +25,9 @@ from sshoq.config.keywords import (
     Settings,
 )
 from sshoq.config.lexer import ascii_lower
-from sshoq.config.match import last_hop
 from sshoq.config.options import Options
 from sshoq.config.reader import ConfigReader
 from sshoq.config.surroundings import Paths, Surroundings, UnknownUserError
-from sshoq.config.tokens import ExpansionError, Tokens, expand, expand_tilde
 from sshoq.config.usage import (
     INFO,
     Notes,
@@ -155,6 +152,7 @@ class Resolution:
         self.surroundings = surroundings
         self.notes = notes
         self.settings = line.settings
+        self.expander = Expander(line.settings, surroundings, notes)
         self.command_line_port = isinstance(line.settings.get("port"), int)
         self.invocation = Invocation(line.action, line)
         self.host = ""
@@ -169,7 +167,7 @@ class Resolution:
         self._resolve_jump()
         self._check_consistency()
         self._decide_tty()
-        self._expand()
+        self.expander.run(self.host, self.invocation.typed_host, self.user_is_default)
         self._finish()
         return self.invocation
 
@@ -251,22 +249,8 @@ class Resolution:
     def _take_hostname(self) -> None:
         hostname = self.settings.get("hostname")
         if isinstance(hostname, str):
-            self.host = self._expanded(hostname, {"h": self.host})
+            self.host = self.expander.expand(hostname, {"h": self.host})
             self.settings["hostname"] = self.host
-
-    def _expanded(
-        self, text: str, tokens: Mapping[str, str] | None, *, environ: bool = False
-    ) -> str:
-        try:
-            return expand(text, tokens, self.surroundings.environ if environ else None)
-        except ExpansionError as error:
-            raise self.notes.fatal(*error.lines) from None
-
-    def _tilde(self, text: str) -> str:
-        try:
-            return expand_tilde(text, self.surroundings.home, self.surroundings.home_of)
-        except ExpansionError as error:
-            raise self.notes.fatal(*error.lines) from None
 
     def _fill_defaults(self) -> None:
         settings = self.settings
@@ -428,116 +412,6 @@ class Resolution:
             wants = False
         self.invocation.wants_tty = wants
 
-    def _tokens(self) -> Tokens:
-        settings = self.settings
-        alias = settings["host_key_alias"]
-        jump = settings["proxy_jump"]
-        return Tokens(
-            d=self.surroundings.home,
-            h=self.host,
-            i=str(self.surroundings.uid),
-            j=last_hop(jump) if isinstance(jump, str) else "",
-            k=alias if isinstance(alias, str) else self.invocation.typed_host,
-            L=self.surroundings.host.partition(".")[0],
-            l=self.surroundings.host,
-            n=self.invocation.typed_host,
-            p=str(settings["port"]),
-            r=str(settings["user"]),
-            u=self.surroundings.user,
-        )
-
-    def _expand(self) -> None:
-        settings = self.settings
-        self._expand_user()
-        tokens = self._tokens()
-        self._expand_text("remote_command", tokens, environ=False)
-        for attribute in ("control_path", "identity_agent", "forward_agent_path"):
-            self._expand_path(attribute, tokens)
-        self._check_forwarded_agent()
-        self._expand_host_files(tokens)
-        revoked = settings["revoked_host_keys"]
-        assert isinstance(revoked, tuple)
-        settings["revoked_host_keys"] = tuple(self._path(path, tokens) for path in revoked)
-        self._expand_variables(tokens)
-        self._expand_text("version_addendum", tokens, environ=True)
-        self._expand_forwards("local_forwards", tokens)
-        self._expand_forwards("remote_forwards", tokens)
-        self._path_tokens = tokens
-
-    def _check_forwarded_agent(self) -> None:
-        path = self.settings["forward_agent_path"]
-        if not isinstance(path, str):
-            return
-        try:
-            os.stat(path)
-        except OSError as error:
-            complaint = f'Cannot forward agent socket path "{path}": {error.strerror}'
-            self.notes.error(complaint)
-            if self.settings["exit_on_forward_failure"]:
-                raise self.notes.fatal() from None
-
-    def _expand_user(self) -> None:
-        """A name that expansion has changed is checked as one from the command line is."""
-        user = str(self.settings["user"])
-        if self.user_is_default or ("%" not in user and "${" not in user):
-            return
-        expanded = self._expanded(user, self._tokens().without("rC"), environ=True)
-        if expanded != user and not is_safe_user(expanded):
-            raise self.notes.fatal("remote username contains invalid characters")
-        self.settings["user"] = expanded
-
-    def _expand_text(self, attribute: str, tokens: Tokens, *, environ: bool) -> None:
-        value = self.settings[attribute]
-        if isinstance(value, str):
-            self.settings[attribute] = self._expanded(value, tokens, environ=environ)
-
-    def _path(self, text: str, tokens: Tokens) -> str:
-        return self._expanded(self._tilde(text), tokens, environ=True)
-
-    def _expand_path(self, attribute: str, tokens: Tokens) -> None:
-        value = self.settings[attribute]
-        if isinstance(value, str):
-            self.settings[attribute] = self._path(value, tokens)
-
-    def _expand_host_files(self, tokens: Tokens) -> None:
-        settings = self.settings
-        for attribute, name in (
-            ("global_known_hosts_files", "GlobalKnownHostsFiles"),
-            ("user_known_hosts_files", "UserKnownHostsFiles"),
-        ):
-            files = settings[attribute]
-            assert isinstance(files, tuple)
-            if [str(file).lower() for file in files[:1]] == ["none"]:
-                settings[attribute] = files = ()
-            if name.startswith("User"):
-                settings[attribute] = tuple(self._path(file, tokens) for file in files)
-
-    def _expand_variables(self, tokens: Tokens) -> None:
-        variables = self.settings["set_env"]
-        assert isinstance(variables, tuple)
-        expanded = []
-        for variable in variables:
-            name, _, value = variable.partition("=")
-            expanded.append(f"{name}={self._expanded(value, tokens, environ=True)}")
-        self.settings["set_env"] = tuple(expanded)
-
-    def _expand_forwards(self, attribute: str, tokens: Tokens) -> None:
-        forwards = self.settings[attribute]
-        assert isinstance(forwards, tuple)
-        expanded = []
-        for forward in forwards:
-            assert isinstance(forward, Forward)
-            if forward.listen_path is not None or forward.connect_path is not None:
-                forward = forward.with_paths(
-                    self._optional(forward.listen_path, tokens),
-                    self._optional(forward.connect_path, tokens),
-                )
-            expanded.append(forward)
-        self.settings[attribute] = tuple(expanded)
-
-    def _optional(self, text: str | None, tokens: Tokens) -> str | None:
-        return None if text is None else self._expanded(text, tokens)
-
     def _finish(self) -> None:
         settings, invocation = self.settings, self.invocation
         settings["hostname"] = self.host
@@ -545,8 +419,7 @@ class Resolution:
             values = settings[attribute]
             assert isinstance(values, tuple)
             settings[attribute] = tuple(v[0] if isinstance(v, tuple) else v for v in values)
-        tokens = self._path_tokens
-        settings["_expand_path"] = lambda path: self._path(path, tokens)
+        settings["path_expander"] = self.expander.path
         invocation.options = Options(settings)
         invocation.host = self.host
         invocation.command = self.command or str(settings["remote_command"] or "")
@@ -563,8 +436,6 @@ class Resolution:
             invocation.action = "answer"
             invocation.answer = Answer(dump_options(invocation), self.notes.lines)
         invocation.notes = tuple(self.notes.lines)
-
-    _path_tokens: Tokens
 
 
 _KEY_LISTS = (algorithms.DEFAULT_KEYS, algorithms.SIGNATURE_KEYS)

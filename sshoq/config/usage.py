@@ -90,7 +90,7 @@ class Notes:
 
 def usage_error(notes: Notes, *before: str) -> UsageError:
     """The usage text, which no log level silences, after a complaint."""
-    return UsageError(*notes.lines, *before, *USAGE.split("\n"))
+    return UsageError(*notes.lines, *map(make_visible, before), *USAGE.split("\n"))
 
 
 def version_line() -> str:

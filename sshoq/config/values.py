@@ -60,7 +60,6 @@ class Line:
         "notes",
         "number",
         "raw",
-        "source",
         "user_file",
     )
 
@@ -71,7 +70,6 @@ class Line:
         words: list[str],
         *,
         notes: Notes,
-        source: str = "",
         number: int = 0,
         active: bool = True,
         user_file: bool = True,
@@ -81,7 +79,6 @@ class Line:
         self.raw = raw
         self._words = words[::-1]
         self.notes = notes
-        self.source = source
         self.number = number
         self.active = active
         self.user_file = user_file
@@ -94,9 +91,6 @@ class Line:
     def take(self) -> str | None:
         """The next word, None at the end of the line."""
         return self._words.pop() if self._words else None
-
-    def peek(self) -> str | None:
-        return self._words[-1] if self._words else None
 
     def take_all(self) -> list[str]:
         words = self._words[::-1]
@@ -514,15 +508,12 @@ def forwarding(*, dynamic: bool = False, remote: bool = False) -> Reader:
 
     def read(line: Line) -> object:
         spec = line.need()
-        if dynamic or (remote and not line.peek()):
-            line.take() if not dynamic else None
-            return _read_forward(line, spec, dynamic=True, remote=remote)
-        target = line.take()
+        target = None if dynamic else line.take()
         if target:
-            spec = f"{spec}:{target}"
-        elif parse_go_forward(spec) is None:
+            return _read_forward(line, f"{spec}:{target}", dynamic=False, remote=remote)
+        if not dynamic and not remote and parse_go_forward(spec) is None:
             raise ConfigSyntaxError("Missing target argument.")
-        return _read_forward(line, spec, dynamic=False, remote=remote)
+        return _read_forward(line, spec, dynamic=True, remote=remote)
 
     return read
 
