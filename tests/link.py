@@ -7,7 +7,7 @@ Nothing here sleeps: time jumps to whatever is next, an arrival or an engine's t
 import datetime
 import heapq
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TypeVar
@@ -26,7 +26,7 @@ from sshoq.transport.events import (
     Limits,
     StreamData,
 )
-from sshoq.transport.identity import ServerIdentity, SignatureScheme
+from sshoq.transport.identity import Credential, ServerIdentity, SignatureScheme
 from sshoq.transport.packets import FirstPacket
 from sshoq.transport.quic import Engine
 
@@ -36,6 +36,14 @@ RESET_KEY = bytes(range(32))
 MAX_STEPS = 2_000_000
 
 E = TypeVar("E", bound=Event)
+
+SCHEMES = {
+    "ed25519": SignatureScheme.ED25519,
+    "p256": SignatureScheme.ECDSA_P256,
+    "p384": SignatureScheme.ECDSA_P384,
+    "p521": SignatureScheme.ECDSA_P521,
+    "rsa": SignatureScheme.RSA_PSS_SHA256,
+}
 
 PrivateKey = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
@@ -91,9 +99,15 @@ def self_signed(kind: str = "ed25519") -> bytes:
 
 def identity(kind: str = "ed25519") -> ServerIdentity:
     """A server whose key is behind a function, as it is behind the monitor."""
+    return ServerIdentity([credential(kind)])
+
+
+def credential(kind: str = "ed25519", chain: Sequence[bytes] = ()) -> Credential:
     key = host_key(kind)
-    return ServerIdentity(
-        [self_signed(kind)], lambda content, scheme: sign_with(key, content, scheme)
+    return Credential(
+        chain or [self_signed(kind)],
+        SCHEMES[kind],
+        lambda content, scheme: sign_with(key, content, scheme),
     )
 
 
@@ -226,6 +240,7 @@ def make_link(
     keep_alive: float | None = None,
     idle_timeout: float = 30.0,
     limits: Limits = BEFORE_LOGIN,
+    preferred_schemes: Sequence[int] = (),
 ) -> tuple[Link, Side, Side]:
     """A client at the start of its handshake, the server that its first packet calls for, and
     the link.
@@ -237,6 +252,7 @@ def make_link(
         keep_alive=keep_alive,
         idle_timeout=idle_timeout,
         limits=limits,
+        preferred_schemes=preferred_schemes,
     )
     first_flight = first_datagrams(client)
     server = Engine.server(

@@ -1,11 +1,13 @@
-"""Process: main and monitor [root]. The server's TLS identity: certificate chain and private key.
+"""Process: main and monitor [root]. The server's TLS identity: keys, and certificates that show
+them.
 
-By default the key is the host's SSH key, in a self-signed certificate that every start makes alike,
-so that known_hosts vouches for it. The key never leaves these processes: whoever has the chain asks
-for signatures.
+By default they are the host's SSH keys, each in a self-signed certificate that every start makes
+alike, so that known_hosts vouches for it, whichever of them it has. The keys never leave these
+processes: whoever has the chains asks for signatures.
 """
 
 import os
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from sshoq.auth.certificates import make_host_certificate
@@ -30,7 +32,7 @@ HOST_KEYS = (
     "/etc/ssh/ssh_host_ecdsa_key",
     "/etc/ssh/ssh_host_rsa_key",
 )
-"""sshd's own, in the order in which one is chosen."""
+"""sshd's own."""
 
 OWN_DIRECTORY = "/etc/sshoq"
 OWN_KEY = "ssh_host_ed25519_key"
@@ -43,6 +45,13 @@ ECDSA[0x0603] = ("secp521r1", "SHA512")
 
 _SSH_ALGORITHMS = {"ssh-rsa": ("rsa-sha2-256", "rsa-sha2-512", "ssh-rsa")}
 _ORDER = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521")
+"""In which clients are shown a key when they do not say which one they know; then come others.
+
+Who has once met this server, and kept what it saw, is to see the same again.
+"""
+
+MIN_RSA_BITS = 2048
+"""Clients check no TLS signature of a shorter key."""
 
 
 class IdentityError(Exception):
@@ -54,10 +63,10 @@ class IdentityError(Exception):
         self.status = status
 
 
-class Identity:
-    """What the server shows of itself, and the key behind it."""
+class ShownKey:
+    """A key, the certificates that show it, and the signature schemes that it can serve."""
 
-    __slots__ = ("certificates", "fingerprint", "key", "source")
+    __slots__ = ("certificates", "fingerprint", "key", "schemes", "source")
 
     def __init__(self, certificates: tuple[bytes, ...], key: PrivateKey, source: str) -> None:
         self.certificates = certificates
@@ -66,17 +75,12 @@ class Identity:
         self.fingerprint = f"{key.public_key.algorithm} {key.public_key.fingerprint()}"
         self.source = source
         """The file it came from."""
+        self.schemes = _schemes_of(self.key)
 
     @property
-    def schemes(self) -> tuple[int, ...]:
-        """The signature schemes that the key can serve."""
-        name = type(self.key).__name__
-        if "Ed25519" in name:
-            return (ED25519,)
-        if "RSA" in name:
-            return tuple(RSA_PSS)
-        curve = getattr(getattr(self.key, "curve", None), "name", "")
-        return tuple(scheme for scheme, (kind, _) in ECDSA.items() if kind == curve)
+    def scheme(self) -> int:
+        """The one to sign with, unless a client insists on another: all know it."""
+        return self.schemes[0]
 
     def sign(self, scheme: int, content: bytes) -> bytes:
         """A TLS 1.3 signature; ValueError for a scheme that is not the key's."""
@@ -95,25 +99,76 @@ class Identity:
         return key.sign(content, ec.ECDSA(getattr(hashes, ECDSA[scheme][1])()))
 
 
+def _schemes_of(key: "KeyObject") -> tuple[int, ...]:
+    """None for a key that TLS 1.3 cannot use."""
+    name = type(key).__name__
+    if "Ed25519" in name:
+        return (ED25519,)
+    if "RSA" in name:
+        return tuple(RSA_PSS) if getattr(key, "key_size", 0) >= MIN_RSA_BITS else ()
+    curve = getattr(getattr(key, "curve", None), "name", "")
+    return tuple(scheme for scheme, (kind, _) in ECDSA.items() if kind == curve)
+
+
+class Identity:
+    """Everything that the server can show of itself: one key for each scheme, the first by
+    default.
+    """
+
+    __slots__ = ("keys", "prefers_first")
+
+    def __init__(self, keys: Iterable[ShownKey], *, prefers_first: bool = False) -> None:
+        """Of two keys for one scheme the first counts. With `prefers_first` the very first one is
+        for every client that can check it, whatever other it knows."""
+        by_scheme: dict[int, ShownKey] = {}
+        for key in keys:
+            by_scheme.setdefault(key.scheme, key)
+        self.keys = tuple(by_scheme.values())
+        self.prefers_first = prefers_first
+
+    def sign(self, scheme: int, content: bytes) -> bytes:
+        """With the one key that the scheme is for; ValueError if there is none."""
+        for key in self.keys:
+            if scheme in key.schemes:
+                return key.sign(scheme, content)
+        raise ValueError(f"signature scheme {scheme:#06x} does not fit a host key")
+
+    def forget_keys(self) -> None:
+        """For a child that is to act for a user."""
+        self.keys = ()
+
+
 def load_identity(config: ServerConfig) -> Identity:
     """As configured, else sshd's host keys, else a key of our own, made once."""
+    named = [key for path in config.host_key if (key := _load_named(path))]
     if config.certificate is not None and config.certificate_key is not None:
-        return _from_pem(config.certificate, config.certificate_key)
+        shown = _from_pem(config.certificate, config.certificate_key)
+        return Identity([shown, *_show(config, named)], prefers_first=True)
     if config.host_key:
-        return _best(config, [key for path in config.host_key if (key := _load_named(path))])
+        return _identity_of(config, named)
     found = [key for path in HOST_KEYS if (key := _load_quietly(path))]
-    if found:
-        return _best(config, found[:1])
-    return _best(config, [_own_key(own_directory())])
+    return _identity_of(config, found or [_own_key(own_directory())])
 
 
-def _best(config: ServerConfig, keys: "list[tuple[str, PrivateKey]]") -> Identity:
-    allowed = config.host_key_algorithms.split(",")
-    usable = [(path, key) for path, key in keys if _is_allowed(key, allowed)]
-    if not usable:
+def _identity_of(config: ServerConfig, keys: "list[tuple[str, PrivateKey]]") -> Identity:
+    shown = _show(config, keys)
+    if not shown:
         raise IdentityError("sshoq-server: no hostkeys available -- exiting.")
-    path, key = min(usable, key=lambda found: _rank(found[1]))
-    return Identity((make_host_certificate(key),), key, path)
+    return Identity(shown)
+
+
+def _show(config: ServerConfig, keys: "list[tuple[str, PrivateKey]]") -> list[ShownKey]:
+    """The keys that may and can be shown, in the order in which one is chosen."""
+    allowed = config.host_key_algorithms.split(",")
+    shown = []
+    for path, key in sorted(keys, key=lambda found: _rank(found[1])):
+        if not _is_allowed(key, allowed):
+            continue
+        if not _schemes_of(key.key):
+            log.error(f"Host key {path}: Invalid key length")
+            continue
+        shown.append(ShownKey((make_host_certificate(key),), key, path))
+    return shown
 
 
 def _is_allowed(key: PrivateKey, allowed: list[str]) -> bool:
@@ -205,7 +260,7 @@ def _write_new(path: str, data: bytes, mode: int) -> None:
 # --------------------------------------------------------------------------- PEM files
 
 
-def _from_pem(certificate: str, key_file: str) -> Identity:
+def _from_pem(certificate: str, key_file: str) -> ShownKey:
     from cryptography import x509
     from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -222,7 +277,10 @@ def _from_pem(certificate: str, key_file: str) -> Identity:
         raise IdentityError(f"{certificate}: no certificate in PEM form") from None
     if chain[0].public_key() != key.key.public_key():
         raise IdentityError(f"{key_file} is not the key of {certificate}")
-    return Identity(tuple(one.public_bytes(Encoding.DER) for one in chain), key, key_file)
+    shown = ShownKey(tuple(one.public_bytes(Encoding.DER) for one in chain), key, key_file)
+    if not shown.schemes:
+        raise IdentityError(f"{key_file}: Invalid key length")
+    return shown
 
 
 def ensure_certificate(certificate: str, key_file: str) -> None:

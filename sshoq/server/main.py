@@ -306,7 +306,8 @@ class Server:
     def _announce_addresses(self) -> None:
         for listener in self._listeners.values():
             log.info(f"Server listening on {show_address(listener.udp.getsockname())}.")
-        log.debug(f"host key {self._identity.fingerprint} from {self._identity.source}")
+        for key in self._identity.keys:
+            log.debug(f"host key {key.fingerprint} from {key.source}")
 
     def _write_pid_file(self) -> None:
         path = self._config.pid_file

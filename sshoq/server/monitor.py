@@ -44,6 +44,7 @@ from sshoq.server.privsep import (
     AddressValidated,
     Authenticate,
     AuthenticationResult,
+    Chain,
     HandshakeSigned,
     LoginFailed,
     LoginOpened,
@@ -241,7 +242,8 @@ class Monitor:
         config, where = self._config, self._connection
         return Welcome(
             url_path=config.url_path,
-            certificates=self._identity.certificates,
+            chains=tuple(Chain(key.scheme, key.certificates) for key in self._identity.keys),
+            prefers_first=self._identity.prefers_first,
             peer_address=where.peer_address,
             local_address=where.local_address,
             peer_port=where.peer_port,
@@ -357,7 +359,7 @@ class Monitor:
         close_descriptors((to_network.fileno(), to_monitor.fileno(), log.descriptor()))
         libc.set_process_name("sshoq-leader")
         libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 0)
-        del self._identity.key
+        self._identity.forget_keys()
         account = rights.account
         pam = self._authenticator.pam
         try:

@@ -53,7 +53,7 @@ from sshoq.server.privsep import (
 from sshoq.transport.channel import Channel
 from sshoq.transport.conversation import Conversation
 from sshoq.transport.events import AFTER_LOGIN, Address, Terminated
-from sshoq.transport.identity import ServerIdentity
+from sshoq.transport.identity import Credential, ServerIdentity, SignatureScheme
 from sshoq.transport.packets import FirstPacket
 from sshoq.transport.quic import Engine
 from sshoq.transport.udp import UdpSocket
@@ -157,11 +157,19 @@ class NetworkProcess:
     def _make_engine(self) -> Engine:
         return Engine.server(
             self._start.first,
-            ServerIdentity(self._welcome.certificates, self._sign),
+            self._identity(),
             reset_key=self._start.reset_key,
             idle_timeout=IDLE_TIMEOUT,
             keep_alive=KEEP_ALIVE,
         )
+
+    def _identity(self) -> ServerIdentity:
+        welcome = self._welcome
+        credentials = [
+            Credential(chain.certificates, SignatureScheme(chain.scheme), self._sign)
+            for chain in welcome.chains
+        ]
+        return ServerIdentity(credentials, prefers_first=welcome.prefers_first)
 
     async def run(self) -> None:
         """Until the connection is over, or one of the processes it needs is gone."""

@@ -34,12 +34,22 @@ class PeerGone(PrivsepError):
 # monitor
 
 
+class Chain(Message):
+    """A key that the server can show: its TLS signature scheme, and DER, leaf first. The private
+    key stays with the monitor."""
+
+    scheme: Varint
+    certificates: Annotated[tuple[bytes, ...], ListOf(Bytes)]
+
+
 class Welcome(Message):
     """Monitor, first of all: what the network process needs to serve its connection."""
 
     url_path: Text
-    certificates: Annotated[tuple[bytes, ...], ListOf(Bytes)]
-    """DER, leaf first. The key stays with the monitor; the algorithm is the leaf's."""
+    chains: Annotated[tuple[Chain, ...], ListOf(Chain)]
+    """What the server would rather show first, and no two of one scheme."""
+    prefers_first: Bool
+    """The first chain is for every client that can check it."""
     peer_address: Text
     local_address: Text
     peer_port: Varint

@@ -29,7 +29,7 @@ from sshoq.protocol.conversation import (
 )
 from sshoq.protocol.request import ConnectRequest, accepted
 from sshoq.transport.events import AFTER_LOGIN, SendReady, StreamData
-from sshoq.transport.identity import ServerIdentity
+from sshoq.transport.identity import Credential, ServerIdentity, SignatureScheme
 from sshoq.transport.packets import FirstPacket, RetryTickets
 from sshoq.transport.quic import Engine
 
@@ -72,11 +72,13 @@ def _throwaway_identity() -> ServerIdentity:
     )
     der = certificate.public_bytes(Encoding.DER)
     _touch_other_keys()
-    return ServerIdentity([der], lambda content, scheme: key.sign(content))
+    return ServerIdentity(
+        [Credential([der], SignatureScheme.ED25519, lambda content, scheme: key.sign(content))]
+    )
 
 
 def _touch_other_keys() -> None:
-    """A host key may be ECDSA: its leaf is read, and clients may offer such key shares."""
+    """Clients may offer key shares of other kinds."""
     key = ec.generate_private_key(ec.SECP256R1())
     key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
     key.sign(b"", ec.ECDSA(hashes.SHA256()))

@@ -1,14 +1,14 @@
-"""Who a server is: its certificate chain, and a way to have it signed for. The private key is
+"""Who a server is: its certificate chains, and a way to have them signed for. The private keys are
 elsewhere.
 
-The network process never holds the key: `sign` asks the monitor. Knows nothing of the QUIC library,
-nor of how the question travels.
+The network process never holds a key: `sign` asks the monitor. Here is also who decides which of
+its keys a server shows: the client, by the order of its signature schemes, if it says that it means
+one. Knows nothing of the QUIC library, nor of how the question travels.
 """
 
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 Signer = Callable[[bytes, int], bytes]
@@ -33,22 +33,22 @@ ECDSA_SCHEMES = {
 
 MIN_RSA_BITS = 2048
 
+SSH_SCHEMES = {
+    "ssh-ed25519": SignatureScheme.ED25519,
+    "ecdsa-sha2-nistp256": SignatureScheme.ECDSA_P256,
+    "ecdsa-sha2-nistp384": SignatureScheme.ECDSA_P384,
+    "ecdsa-sha2-nistp521": SignatureScheme.ECDSA_P521,
+    "ssh-rsa": SignatureScheme.RSA_PSS_SHA256,
+}
+"""The one scheme with which we sign with a key of each SSH algorithm."""
 
-class UnusableKey(ValueError):
-    """No TLS 1.3 signature can be made with this kind of key."""
+ORDER_COUNTS = 0xFE51
+"""No scheme, but a number for private use (RFC 8446 4.2.3), which others pass over. In front of a
+client's schemes it says that it knows this server by a key of the first kind, or else the second…
 
-
-def scheme_for(public_key: object) -> SignatureScheme:
-    """The one scheme that we sign with: every TLS 1.3 client must know it (RFC 8446 9.1), or
-    commonly does.
-    """
-    if isinstance(public_key, ed25519.Ed25519PublicKey):
-        return SignatureScheme.ED25519
-    if isinstance(public_key, rsa.RSAPublicKey) and public_key.key_size >= MIN_RSA_BITS:
-        return SignatureScheme.RSA_PSS_SHA256
-    if isinstance(public_key, ec.EllipticCurvePublicKey) and public_key.curve.name in ECDSA_SCHEMES:
-        return ECDSA_SCHEMES[public_key.curve.name]
-    raise UnusableKey("a host key must be Ed25519, ECDSA, or RSA of 2048 bits or more")
+Without it the order means nothing: Go's clients put RSA first, whatever certificate they have
+pinned, and other libraries ECDSA.
+"""
 
 
 class DerCertificate:
@@ -79,25 +79,39 @@ class RemoteKey:
         return self._sign(content, int(self.scheme))
 
 
-class ServerIdentity:
-    """A server's certificates (DER, leaf first), its public key, and who signs for it."""
+class Credential:
+    """A certificate chain (DER, leaf first), and who signs for it."""
 
     __slots__ = ("certificates", "key")
 
     def __init__(
-        self, certificates: Sequence[bytes], sign: Signer, public_key: object = None
+        self, certificates: Sequence[bytes], scheme: SignatureScheme, sign: Signer
     ) -> None:
-        """Without `public_key`, the leaf's is taken. UnusableKey when TLS 1.3 cannot use it."""
         if not certificates:
             raise ValueError("a server needs a certificate")
-        if public_key is None:
-            public_key = leaf_public_key(certificates[0])
         self.certificates = [DerCertificate(der) for der in certificates]
-        self.key = RemoteKey(scheme_for(public_key), sign)
+        self.key = RemoteKey(scheme, sign)
 
 
-def leaf_public_key(certificate: bytes) -> object:
-    """The public key in a DER certificate. ValueError when it is none."""
-    from cryptography import x509
+class ServerIdentity:
+    """All that a server can show of itself, what it would rather show first."""
 
-    return x509.load_der_x509_certificate(certificate).public_key()
+    __slots__ = ("_prefers_first", "credentials")
+
+    def __init__(
+        self, credentials: Sequence[Credential], *, prefers_first: bool = False
+    ) -> None:
+        """With `prefers_first` the first one is for every client that can check it."""
+        if not credentials:
+            raise ValueError("a server needs a certificate")
+        self.credentials = tuple(credentials)
+        self._prefers_first = prefers_first
+
+    def choose(self, offered: Sequence[int]) -> Credential | None:
+        """What to show to a client with these schemes; None if it could check nothing of ours."""
+        usable = [one for one in self.credentials if one.key.scheme in offered]
+        first_is_usable = usable[:1] == [self.credentials[0]]
+        ordered = offered[:1] == [ORDER_COUNTS] and not (self._prefers_first and first_is_usable)
+        if ordered:
+            usable.sort(key=lambda one: offered.index(one.key.scheme))
+        return usable[0] if usable else None

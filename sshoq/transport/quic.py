@@ -42,6 +42,7 @@ from sshoq.transport.events import (
 from sshoq.transport.identity import (
     ECDSA_SCHEMES,
     MIN_RSA_BITS,
+    ORDER_COUNTS,
     RemoteKey,
     ServerIdentity,
     SignatureScheme,
@@ -142,6 +143,13 @@ OFFERED_SCHEMES = (
     *CERTIFICATE_ONLY_SCHEMES,
 )
 
+
+def offered_schemes(preferred: Sequence[int] = ()) -> list[int]:
+    """What a client offers: all that we can check, those preferred in front."""
+    rest = [int(scheme) for scheme in OFFERED_SCHEMES if scheme not in preferred]
+    return [ORDER_COUNTS, *preferred, *rest] if preferred else rest
+
+
 OFFERED_SUITES = [
     tls.CipherSuite.AES_128_GCM_SHA256,
     tls.CipherSuite.AES_256_GCM_SHA384,
@@ -210,12 +218,13 @@ class _Handshake(tls.Context):
     exporter_master_secret = b""
     peer_chain: Sequence[bytes] = ()
 
-    def configure(self) -> None:
+    def configure(self, identity: ServerIdentity | None, preferred_schemes: Sequence[int]) -> None:
         """Instead of __init__, as aioquic makes the object."""
+        self._identity = identity
         self._supported_groups: list[int] = [HYBRID_GROUP, tls.Group.X25519]  # type: ignore[assignment]  # a group is a number
         if not self._is_client:
             self._supported_groups.append(tls.Group.SECP256R1)
-        self._signature_algorithms = [int(scheme) for scheme in OFFERED_SCHEMES]
+        self._signature_algorithms = offered_schemes(preferred_schemes)
 
     @property
     def key_exchange(self) -> str:
@@ -253,7 +262,16 @@ class _Handshake(tls.Context):
         hello = tls.pull_client_hello(Buffer(data=whole))
         if any(group == HYBRID_GROUP for group, _ in hello.key_share or ()):
             self._supported_groups = [HYBRID_GROUP]
+        self._choose_credential(hello.signature_algorithms or [])
         super()._server_handle_hello(input_buf, initial_buf, handshake_buf)
+
+    def _choose_credential(self, offered: list[int]) -> None:
+        """The first one stays where none fits; it then does not fit either, and the library says
+        so to the client."""
+        chosen = self._identity.choose(offered) if self._identity is not None else None
+        if chosen is not None:
+            self.certificate, *self.certificate_chain = chosen.certificates  # type: ignore[assignment]  # only their bytes are asked for
+            self.certificate_private_key = chosen.key  # type: ignore[assignment]  # only asked to sign
 
     def _signature_algorithms_for_private_key(self) -> list[tls.SignatureAlgorithm]:
         key = cast(object, self.certificate_private_key)
@@ -271,6 +289,8 @@ class _Handshake(tls.Context):
         self.peer_chain = [der for der, _ in certificate.certificates]
 
     def _check_certificate_verify_signature(self, verify: tls.CertificateVerify) -> None:
+        if verify.algorithm == ORDER_COUNTS:
+            raise tls.AlertIllegalParameter("no signature scheme")
         super()._check_certificate_verify_signature(verify)
         assert self._peer_certificate is not None
         key = self._peer_certificate.public_key()
@@ -330,7 +350,11 @@ class _Connection(QuicConnection):
         *,
         start: FirstPacket | None = None,
         reset_key: bytes = b"",
+        identity: ServerIdentity | None = None,
+        preferred_schemes: Sequence[int] = (),
     ) -> None:
+        self._identity = identity
+        self._preferred_schemes = preferred_schemes
         super().__init__(
             configuration=configuration,
             original_destination_connection_id=start.original_cid if start else None,
@@ -489,7 +513,7 @@ class _Connection(QuicConnection):
         # aioquic names its class for TLS outright; this is the one way to ours without a copy of
         # the method.
         self.tls.__class__ = _Handshake
-        self.handshake.configure()
+        self.handshake.configure(self._identity, self._preferred_schemes)
 
     def _update_traffic_key(
         self,
@@ -720,8 +744,12 @@ class Engine:
         keep_alive: float | None = KEEP_ALIVE,
         max_datagram_size: int = SMALLEST_MAX_DATAGRAM_SIZE,
         keylog: Callable[[str], None] | None = None,
+        preferred_schemes: Sequence[int] = (),
     ) -> "Engine":
-        """Starts the handshake. The certificate's signature is checked here; whose it is, above."""
+        """Starts the handshake. The certificate's signature is checked here; whose it is, above.
+
+        A server with several keys is asked for one of `preferred_schemes`, first choice first.
+        """
         configuration = _configuration(
             is_client=True,
             limits=limits,
@@ -733,7 +761,7 @@ class Engine:
         configuration.verify_mode = 0
         if keylog is not None:
             configuration.secrets_log_file = cast(TextIO, _KeyLog(keylog))
-        connection = _Connection(configuration, limits)
+        connection = _Connection(configuration, limits, preferred_schemes=preferred_schemes)
         connection.connect(plain_address(peer), now)
         return cls(connection, keep_alive=keep_alive)
 
@@ -757,10 +785,13 @@ class Engine:
             max_datagram_size=max_datagram_size,
         )
         configuration.supported_versions = [VERSION_1, VERSION_2]
-        configuration.certificate = identity.certificates[0]
-        configuration.certificate_chain = identity.certificates[1:]
-        configuration.private_key = identity.key
-        connection = _Connection(configuration, limits, start=start, reset_key=reset_key)
+        first = identity.credentials[0]
+        configuration.certificate = first.certificates[0]
+        configuration.certificate_chain = first.certificates[1:]
+        configuration.private_key = first.key
+        connection = _Connection(
+            configuration, limits, start=start, reset_key=reset_key, identity=identity
+        )
         return cls(connection, keep_alive=keep_alive, address_validated=start.retry_cid is not None)
 
     # ------------------------------------------------------------------ the wire

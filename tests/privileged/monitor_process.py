@@ -10,7 +10,7 @@ from sshoq.server import log
 from sshoq.server.authentication import preload
 from sshoq.server.config import load
 from sshoq.server.connection import ConnectionFacts
-from sshoq.server.identity import Identity
+from sshoq.server.identity import Identity, ShownKey
 from sshoq.server.monitor import run_monitor
 
 
@@ -19,7 +19,7 @@ def main() -> int:
     config_file, key_file, user, to_network, to_main = sys.argv[1:]
     config = load(config_file)
     log.to_stderr(log.LEVELS[config.log_level])
-    identity = Identity((b"certificate",), load_private_key(key_file), key_file)
+    identity = Identity([ShownKey((b"certificate",), load_private_key(key_file), key_file)])
     network, main = (socket.socket(fileno=int(number)) for number in (to_network, to_main))
     network.set_inheritable(False)
     main.set_inheritable(False)

@@ -111,7 +111,7 @@ def fake_monitor(
             "banner": str(config.banner),
             "descriptors": str(len(descriptors)),
             "pid": str(os.getpid()),
-            "signature": identity.sign(identity.schemes[0], b"content").hex(),
+            "signature": identity.sign(identity.keys[0].scheme, b"content").hex(),
         }
         to_network.send(answers.get(word, command).encode())
     return 0

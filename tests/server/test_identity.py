@@ -13,9 +13,16 @@ from sshoq.auth.certificates import read_leaf
 from sshoq.server import identity as server_identity
 from sshoq.server import log
 from sshoq.server.config import load
-from sshoq.server.identity import Identity, IdentityError, ensure_certificate, load_identity
+from sshoq.server.identity import (
+    Identity,
+    IdentityError,
+    ShownKey,
+    ensure_certificate,
+    load_identity,
+)
 
 CONTENT = b"content"
+KINDS = ("rsa", "ecdsa", "ed25519")
 DIGESTS: dict[int, hashes.HashAlgorithm] = {
     **dict.fromkeys((0x0804, 0x0403), hashes.SHA256()),
     **dict.fromkeys((0x0805, 0x0503), hashes.SHA384()),
@@ -35,9 +42,19 @@ def identify(*lines: str) -> Identity:
     return load_identity(load(None, lines))
 
 
+def only(identity: Identity) -> ShownKey:
+    (key,) = identity.keys
+    return key
+
+
+def sources(identity: Identity) -> list[str]:
+    return [key.source for key in identity.keys]
+
+
 def verify(identity: Identity, scheme: int) -> None:
-    """The way a TLS client would."""
-    key = x509.load_der_x509_certificate(identity.certificates[0]).public_key()
+    """The way a TLS client would that is shown the scheme's certificate."""
+    (shown,) = [key for key in identity.keys if scheme in key.schemes]
+    key = x509.load_der_x509_certificate(shown.certificates[0]).public_key()
     signature = identity.sign(scheme, CONTENT)
     if isinstance(key, ed25519.Ed25519PublicKey):
         key.verify(signature, CONTENT)
@@ -65,7 +82,7 @@ def test_a_host_key_signs_with_the_schemes_of_its_kind(
 ) -> None:
     path = make_key(tmp_path, kind, *options)
     identity = identify(f"HostKey {path}")
-    assert identity.schemes == schemes
+    assert only(identity).schemes == schemes
     for scheme in schemes:
         verify(identity, scheme)
     for scheme in {0x0807, 0x0804, 0x0403, 0x0503, 0x0603, 0x0401, 0} - set(schemes):
@@ -75,7 +92,7 @@ def test_a_host_key_signs_with_the_schemes_of_its_kind(
 
 def test_the_certificate_shows_the_ssh_key_and_is_the_same_at_each_start(tmp_path: Path) -> None:
     path = make_key(tmp_path, "ed25519")
-    first, second = identify(f"HostKey {path}"), identify(f"HostKey {path}")
+    first, second = (only(identify(f"HostKey {path}")) for _ in range(2))
     assert first.certificates == second.certificates
     shown = read_leaf(first.certificates[0]).key
     public = path.with_suffix(".pub").read_text().split()
@@ -83,13 +100,48 @@ def test_the_certificate_shows_the_ssh_key_and_is_the_same_at_each_start(tmp_pat
     assert first.fingerprint.startswith("ssh-ed25519 SHA256:")
 
 
-def test_ed25519_comes_first_whatever_the_order(tmp_path: Path) -> None:
-    keys = [make_key(tmp_path, kind) for kind in ("rsa", "ecdsa", "ed25519")]
-    lines = [f"HostKey {path}" for path in keys]
-    assert identify(*lines).source == str(keys[2])
-    assert identify(*lines, "HostKeyAlgorithms rsa-sha2-*").source == str(keys[0])
+def test_all_keys_are_shown_ed25519_first_whatever_the_order(tmp_path: Path) -> None:
+    rsa_key, ecdsa_key, ed25519_key = (make_key(tmp_path, kind) for kind in KINDS)
+    lines = [f"HostKey {path}" for path in (rsa_key, ecdsa_key, ed25519_key)]
+    identity = identify(*lines)
+    assert sources(identity) == [str(ed25519_key), str(ecdsa_key), str(rsa_key)]
+    assert not identity.prefers_first
+    assert sources(identify(*lines, "HostKeyAlgorithms rsa-sha2-*")) == [str(rsa_key)]
     with pytest.raises(IdentityError, match="no hostkeys available"):
         identify(lines[0], "HostKeyAlgorithms ssh-ed25519")
+
+
+def test_each_scheme_is_signed_by_the_one_key_that_it_is_for(tmp_path: Path) -> None:
+    identity = identify(*(f"HostKey {make_key(tmp_path, kind)}" for kind in KINDS))
+    for scheme in (0x0807, 0x0403, 0x0804, 0x0805, 0x0806):
+        verify(identity, scheme)
+    for scheme in (0x0503, 0x0603, 0x0401, 0):
+        with pytest.raises(ValueError, match="does not fit"):
+            identity.sign(scheme, CONTENT)
+    identity.forget_keys()
+    with pytest.raises(ValueError, match="does not fit"):
+        identity.sign(0x0807, CONTENT)
+
+
+def test_of_two_keys_of_one_kind_the_first_is_shown(tmp_path: Path) -> None:
+    paths = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        paths.append(make_key(tmp_path / name, "ecdsa"))
+    assert sources(identify(*(f"HostKey {path}" for path in paths))) == [str(paths[0])]
+
+
+def test_a_key_too_short_for_tls_is_reported_and_left_out(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key of 2048 bits is used here as the short one, for its speed."""
+    monkeypatch.setattr(server_identity, "MIN_RSA_BITS", 2049)
+    short, good = make_key(tmp_path, "rsa"), make_key(tmp_path, "ecdsa")
+    log.to_stderr(log.INFO)
+    assert sources(identify(f"HostKey {short}", f"HostKey {good}")) == [str(good)]
+    assert capfd.readouterr().err == f"Host key {short}: Invalid key length\n"
+    with pytest.raises(IdentityError, match="no hostkeys available"):
+        identify(f"HostKey {short}")
 
 
 def test_a_key_that_others_can_read_is_refused_in_sshds_words(
@@ -113,7 +165,7 @@ def test_one_bad_key_among_good_ones_is_only_reported(
 ) -> None:
     path = make_key(tmp_path, "ecdsa")
     log.to_stderr(log.INFO)
-    assert identify("HostKey /nowhere", f"HostKey {path}").source == str(path)
+    assert sources(identify("HostKey /nowhere", f"HostKey {path}")) == [str(path)]
     assert capfd.readouterr().err == "Unable to load host key: /nowhere\n"
 
 
@@ -121,7 +173,7 @@ def test_sshds_keys_are_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     keys = [make_key(tmp_path, kind) for kind in ("ecdsa", "rsa")]
     paths = (str(tmp_path / "none"), *map(str, keys))
     monkeypatch.setattr(server_identity, "HOST_KEYS", paths)
-    assert identify().source == str(keys[0])
+    assert sources(identify()) == [str(path) for path in keys]
 
 
 def test_without_any_key_one_is_made_and_kept(
@@ -129,8 +181,8 @@ def test_without_any_key_one_is_made_and_kept(
 ) -> None:
     monkeypatch.setattr(server_identity, "HOST_KEYS", ())
     monkeypatch.setattr(server_identity, "own_directory", lambda: str(tmp_path / "state"))
-    first = identify()
-    assert identify().certificates == first.certificates
+    first = only(identify())
+    assert only(identify()).certificates == first.certificates
     assert Path(first.source).stat().st_mode & 0o777 == 0o600
     assert sorted(os.listdir(tmp_path / "state")) == [
         "ssh_host_ed25519_key",
@@ -177,7 +229,19 @@ def test_the_whole_chain_is_shown(tmp_path: Path) -> None:
     chain = (tmp_path / "c").read_bytes() + (tmp_path / "c2").read_bytes()
     (tmp_path / "chain").write_bytes(chain)
     identity = identify(f"Certificate {tmp_path}/chain", f"CertificateKey {tmp_path}/k")
-    assert len(identity.certificates) == 2
+    assert len(only(identity).certificates) == 2
+
+
+def test_a_certificate_is_for_everybody_and_host_keys_are_for_the_rest(tmp_path: Path) -> None:
+    certificate, key = str(tmp_path / "c"), str(tmp_path / "k")
+    ensure_certificate(certificate, key)
+    pair = (f"Certificate {certificate}", f"CertificateKey {key}")
+    assert sources(identify(*pair)) == [key]
+    host_keys = [make_key(tmp_path, kind) for kind in ("ed25519", "rsa")]
+    identity = identify(*pair, *(f"HostKey {path}" for path in host_keys))
+    assert identity.prefers_first
+    assert sources(identity) == [key, str(host_keys[1])]  # one Ed25519 key can be shown
+    verify(identity, 0x0807)
 
 
 def test_a_key_of_another_certificate_is_refused(tmp_path: Path) -> None:

@@ -31,7 +31,13 @@ from sshoq.transport.events import (
     StreamStopped,
     Terminated,
 )
-from sshoq.transport.identity import RemoteKey, ServerIdentity, SignatureScheme
+from sshoq.transport.identity import (
+    ORDER_COUNTS,
+    Credential,
+    RemoteKey,
+    ServerIdentity,
+    SignatureScheme,
+)
 from sshoq.transport.packets import (
     CID_LENGTH,
     FirstPacket,
@@ -44,11 +50,13 @@ from sshoq.wire import varint
 from tests.link import (
     CLIENT,
     RESET_KEY,
+    SCHEMES,
     SERVER,
     Link,
     Side,
     Weather,
     connected,
+    credential,
     first_datagrams,
     host_key,
     identity,
@@ -106,22 +114,17 @@ def test_every_kind_of_host_key_serves_from_behind_a_signer(kind: str) -> None:
 
 
 def test_a_chain_is_shown_whole_leaf_first() -> None:
-    signer = identity()
     chain = [self_signed(), self_signed("p256"), self_signed("rsa")]
-    _, client, _ = connected(server_identity=ServerIdentity(chain, signer.key._sign))
+    _, client, _ = connected(server_identity=ServerIdentity([credential(chain=chain)]))
     assert client.engine.peer_certificates == chain
 
 
 @pytest.mark.parametrize("kind", KEY_KINDS)
 def test_a_certificate_without_its_key_is_worth_nothing(kind: str) -> None:
-    true = identity(kind)
-
-    def forge_signature(content: bytes, scheme: int) -> bytes:
-        return true.key._sign(content + b"!", scheme)
-
-    link, client, server = make_link(
-        server_identity=ServerIdentity([self_signed(kind)], forge_signature)
-    )
+    forged = credential(kind)
+    sign = forged.key._sign
+    forged.key._sign = lambda content, scheme: sign(content + b"!", scheme)
+    link, client, server = make_link(server_identity=ServerIdentity([forged]))
     link.run(lambda: bool(client.told(Terminated) and server.told(Terminated)))
     assert end_of(client).code == 0x100 + tls.AlertDescription.decrypt_error
     assert not client.told(HandshakeCompleted)
@@ -129,14 +132,14 @@ def test_a_certificate_without_its_key_is_worth_nothing(kind: str) -> None:
 
 
 def test_an_ecdsa_signature_must_fit_the_curve() -> None:
-    wrong = identity("p384")
+    wrong = credential("p384")
     key = host_key("p384")
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     wrong.key = RemoteKey(
         SignatureScheme.ECDSA_P256,
         lambda content, scheme: key.sign(content, ec.ECDSA(hashes.SHA256())),
     )
-    link, client, _ = make_link(server_identity=wrong)
+    link, client, _ = make_link(server_identity=ServerIdentity([wrong]))
     link.run(lambda: bool(client.told(Terminated)))
     assert end_of(client).code == 0x100 + tls.AlertDescription.illegal_parameter
 
@@ -156,9 +159,56 @@ def test_what_the_signer_raises_is_not_swallowed() -> None:
     def sign(content: bytes, scheme: int) -> bytes:
         raise MonitorGone
 
-    link, _, _ = make_link(server_identity=ServerIdentity([self_signed()], sign))
+    gone = Credential([self_signed()], SignatureScheme.ED25519, sign)
+    link, _, _ = make_link(server_identity=ServerIdentity([gone]))
     with pytest.raises(MonitorGone):
         link.run()
+
+
+ALL_KINDS = ("ed25519", "p256", "rsa")
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS)
+def test_a_server_with_several_keys_shows_the_one_that_the_client_knows(kind: str) -> None:
+    everything = ServerIdentity([credential(one) for one in ALL_KINDS])
+    _, client, _ = connected(server_identity=everything, preferred_schemes=[SCHEMES[kind]])
+    assert client.engine.peer_certificates == [self_signed(kind)]
+
+
+def test_a_client_that_knows_none_of_the_keys_is_shown_the_first() -> None:
+    everything = ServerIdentity([credential(one) for one in ALL_KINDS])
+    for preferred in ([], [SCHEMES["p384"], SCHEMES["ed25519"]]):
+        _, client, _ = connected(server_identity=everything, preferred_schemes=preferred)
+        assert client.engine.peer_certificates == [self_signed("ed25519")]
+
+
+def test_a_preference_is_no_demand() -> None:
+    """A server that has another key shows that one: whether it will do is decided above."""
+    _, client, _ = connected(
+        server_identity=identity("p256"), preferred_schemes=[SCHEMES["ed25519"], SCHEMES["rsa"]]
+    )
+    assert client.engine.peer_certificates == [self_signed("p256")]
+
+
+def test_what_says_that_the_order_counts_is_no_scheme_to_sign_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def sign_with_it(handshake: object) -> list[int]:
+        return [ORDER_COUNTS]
+
+    name = "_signature_algorithms_for_private_key"
+    monkeypatch.setattr(quic._Handshake, name, sign_with_it)
+    monkeypatch.setattr(tls, "signature_algorithm_params", lambda scheme: ())
+    link, client, _ = make_link(preferred_schemes=[SCHEMES["ed25519"]])
+    link.run(lambda: bool(client.told(Terminated)))
+    assert end_of(client).code == 0x100 + tls.AlertDescription.illegal_parameter
+
+
+def test_a_client_that_can_check_no_key_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quic, "OFFERED_SCHEMES", (SignatureScheme.ED25519,))
+    link, client, _ = make_link(server_identity=identity("p256"))
+    link.run(lambda: bool(client.told(Terminated)))
+    assert end_of(client).code == 0x100 + tls.AlertDescription.handshake_failure
 
 
 def test_both_sides_export_the_same_and_as_soon_as_they_may_send() -> None:
@@ -780,7 +830,7 @@ def test_a_retry_costs_a_round_trip_and_shows_the_address() -> None:
 
 def test_without_retry_a_server_sends_no_more_than_thrice_what_it_got() -> None:
     chain = [self_signed()] * 20
-    link, client, server = make_link(server_identity=ServerIdentity(chain, identity().key._sign))
+    link, client, server = make_link(server_identity=ServerIdentity([credential(chain=chain)]))
     link.drop = lambda sender, datagram: sender is client and link.now > 0
     link.run(seconds=3)
     assert 4 <= server.sent <= 6
