@@ -9,7 +9,10 @@ waited for before each small read or write.
 import asyncio
 import errno
 import os
+import socket
 import stat
+import struct
+from contextlib import suppress
 
 from sshoq.transport.channel import SinkClosed
 
@@ -22,8 +25,13 @@ so.
 """
 
 _PTY_MULTIPLEXER = os.makedev(5, 2)
-_READER_GONE = (errno.EPIPE, errno.ECONNRESET, errno.EIO, errno.ENOTCONN, errno.ESHUTDOWN)
-_WRITER_GONE = (errno.EIO, errno.ECONNRESET, errno.ENOTCONN)  # EIO: the pty's last slave was closed
+_BROKEN = (
+    errno.ECONNRESET, errno.ENOTCONN, errno.ETIMEDOUT, errno.ECONNABORTED, errno.ECONNREFUSED,
+    errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTDOWN,
+)  # fmt: skip
+"""What the network does to a connection."""
+_READER_GONE = (errno.EPIPE, errno.EIO, errno.ESHUTDOWN, *_BROKEN)
+_WRITER_GONE = (errno.EIO, *_BROKEN)  # EIO: the pty's last slave was closed
 
 
 class _Descriptor:
@@ -147,6 +155,50 @@ class FdSink(_Descriptor):
         """Close the descriptor, unless it serves the other direction, too (a pty's master)."""
         if not self._keep_open:
             self.close()
+
+
+class _SocketSink(FdSink):
+    def __init__(self, end: socket.socket) -> None:
+        super().__init__(end.fileno(), owned=False)
+        self._end = end
+
+    async def write_eof(self) -> None:
+        """Half-close: the other direction goes on."""
+        with suppress(OSError):  # reset by its peer, which is nobody's concern any more
+            self._end.shutdown(socket.SHUT_WR)
+
+
+class SocketEnd:
+    """A connected stream socket, which it owns: a source and a sink, whose ends are apart."""
+
+    def __init__(self, end: socket.socket) -> None:
+        end.setblocking(False)
+        self._end = end
+        self.source = FdSource(end.fileno(), owned=False)
+        self.sink: FdSink = _SocketSink(end)
+
+    def stop_reading(self) -> None:
+        """Nobody wants what comes from it any more."""
+        with suppress(OSError):
+            self._end.shutdown(socket.SHUT_RD)
+
+    def abort(self) -> None:
+        """Break the connection off, so that its peer does not take what it got for the whole."""
+        with suppress(OSError):
+            self._end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close()
+
+    def close(self) -> None:
+        self.source.close()
+        self.sink.close()
+        self._end.close()
+
+
+def set_no_delay(end: socket.socket) -> None:
+    """What is interactive must not wait for more; as OpenSSH does on whatever it forwards."""
+    if end.family in (socket.AF_INET, socket.AF_INET6):
+        with suppress(OSError):
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def reopen_non_blocking(fd: int, flags: int) -> int | None:

@@ -10,29 +10,38 @@ import fcntl
 import os
 import struct
 import termios
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 from sshoq.forwarding.forwarder import FdSink, FdSource
 from sshoq.forwarding.relay import Sink, pump
 from sshoq.protocol.messages import (
+    AgentReq,
     Break,
+    ChannelOpening,
     ChannelRequest,
+    DirectStreamlocal,
+    DirectTcp,
+    DirectTcpip,
     Env,
     Exec,
     ExitSignal,
     ExitStatus,
     PtyReq,
     RefusalReason,
+    RequestReverseTcp,
     Session,
     Shell,
     Signal,
+    StreamlocalForward,
     Subsystem,
+    TcpipForward,
     WindowChange,
 )
 from sshoq.protocol.outcome import ProtocolError
 from sshoq.protocol.session import SessionServerState
+from sshoq.server.forwards import AgentHost, Callers, DirectHost, ListenerHost
 from sshoq.server.link import Refused, SessionLeader
 from sshoq.server.privsep import AllocatePty, ProgramExited, StartProgram
 from sshoq.transport.channel import Channel, DataSink, ExtendedSink, SinkClosed
@@ -59,7 +68,22 @@ class Login(Protocol):
         opened.
         """
 
+    def open_channel(self, opening: ChannelOpening) -> Channel:
+        """A channel to the client. NoStreamCredit, StreamClosed."""
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run it beside everything else, until the conversation ends."""
+
     def log(self, level: int, text: str) -> None: ...
+
+
+class Host(Protocol):
+    """Who serves one channel."""
+
+    async def run(self) -> None:
+        """To its end. Never raises for what client or program do."""
+
+    def close(self) -> None: ...
 
 
 class ChannelHost:
@@ -67,41 +91,69 @@ class ChannelHost:
 
     def __init__(self, login: Login) -> None:
         self._login = login
-        self._sessions: set[SessionHost] = set()
+        self._sessions: set[Host] = set()
+        self._callers = Callers(login)
+        self._agent = AgentHost(login, self._callers)
 
     @property
     def is_busy(self) -> bool:
         """Whether any session is still open."""
         return bool(self._sessions)
 
-    def accept(self, channel: Channel) -> "SessionHost | None":
+    def accept(self, channel: Channel) -> Host | None:
         """Decide at once, before the channel's first bytes are looked at; None: it was refused."""
-        if not isinstance(channel.state.opening, Session):
-            channel.refuse(RefusalReason.UNKNOWN_CHANNEL_TYPE, "open failed")
-        elif len(self._sessions) >= self._login.max_sessions:
-            channel.refuse(RefusalReason.ADMINISTRATIVELY_PROHIBITED, "open failed")
-        else:
-            session = SessionHost(channel, self._login)
-            self._sessions.add(session)
-            return session
+        accept = _ACCEPTS.get(type(channel.state.opening))
+        if accept is not None:
+            return accept(self, channel)
+        channel.refuse(RefusalReason.UNKNOWN_CHANNEL_TYPE, "open failed")
         return None
 
-    async def serve(self, session: "SessionHost") -> None:
-        """An accepted session to its end. Never raises for what client or program do."""
+    def _accept_session(self, channel: Channel) -> Host | None:
+        if len(self._sessions) >= self._login.max_sessions:
+            channel.refuse(RefusalReason.ADMINISTRATIVELY_PROHIBITED, "open failed")
+            return None
+        session = SessionHost(channel, self._login, self._agent)
+        self._sessions.add(session)
+        return session
+
+    def _accept_direct(self, channel: Channel) -> Host:
+        return DirectHost(channel, self._login)
+
+    def _accept_listener(self, channel: Channel) -> Host:
+        return ListenerHost(channel, self._login, self._callers)
+
+    async def serve(self, host: Host) -> None:
+        """An accepted channel to its end. Never raises for what client or program do."""
         try:
-            await session.run()
+            await host.run()
         finally:
-            self._sessions.discard(session)
-            session.close()
+            self._sessions.discard(host)
+            host.close()
+
+    def close(self) -> None:
+        """The conversation is over."""
+        self._agent.close()
+
+
+_ACCEPTS: dict[type[ChannelOpening], Callable[[ChannelHost, Channel], Host | None]] = {
+    Session: ChannelHost._accept_session,
+    DirectTcp: ChannelHost._accept_direct,
+    DirectTcpip: ChannelHost._accept_direct,
+    DirectStreamlocal: ChannelHost._accept_direct,
+    RequestReverseTcp: ChannelHost._accept_listener,
+    TcpipForward: ChannelHost._accept_listener,
+    StreamlocalForward: ChannelHost._accept_listener,
+}
 
 
 class SessionHost:
     """One session: a pty or three pipes, a program, and the channel they are joined to."""
 
-    def __init__(self, channel: Channel, login: Login) -> None:
+    def __init__(self, channel: Channel, login: Login, agent: AgentHost) -> None:
         self._channel = channel
         self._state = SessionServerState(channel.state)
         self._login = login
+        self._agent = agent
         self._number = channel.stream_id
         self._leader: SessionLeader | None = None
         self._environment: list[bytes] = []
@@ -163,6 +215,9 @@ class SessionHost:
         os.set_blocking(self._master, False)
         return True
 
+    async def _forward_agent(self, request: AgentReq) -> bool:
+        return await self._agent.open(self._number)
+
     async def _start_shell(self, request: Shell) -> bool:
         return await self._start(StartProgram.SHELL, "")
 
@@ -173,6 +228,8 @@ class SessionHost:
         return await self._start(StartProgram.SUBSYSTEM, request.subsystem)
 
     async def _start(self, kind: int, command: str) -> bool:
+        if self._state.agent_wanted:  # a Go client cannot be told that it gets none
+            await self._agent.open(self._number)
         leader = self._leader = await self._login.leader()
         message = StartProgram(self._number, kind, encode_text(command), tuple(self._environment))
         try:
@@ -294,6 +351,7 @@ def _size(request: PtyReq | WindowChange) -> tuple[int, int, int, int]:
 
 _GRANTS: dict[type[ChannelRequest], Callable[..., Awaitable[bool]]] = {
     Env: SessionHost._set_variable,
+    AgentReq: SessionHost._forward_agent,
     PtyReq: SessionHost._allocate_pty,
     Shell: SessionHost._start_shell,
     Exec: SessionHost._start_command,

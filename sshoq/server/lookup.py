@@ -70,7 +70,7 @@ class Lookups:
         except OSError as error:
             os.close(reader)
             os.close(writer)
-            found([], error.strerror)
+            found([], error.strerror or str(error))
             return
         if pid == 0:
             try:
@@ -98,7 +98,7 @@ class Lookups:
 def literal_places(host: str, port: int) -> list[Place]:
     """gaierror for a name. Asks nobody."""
     found = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM, 0, _LITERAL)
-    return [Place(entry[0], entry[4]) for entry in found]
+    return [Place(family, address) for family, _, _, _, address in found]  # type: ignore[arg-type]
 
 
 def _read_answer(data: bytes, port: int) -> tuple[list[Place], str]:

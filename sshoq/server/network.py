@@ -11,10 +11,12 @@ import select
 import socket
 import time
 import traceback
+from collections.abc import Coroutine
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sshoq.protocol.conversation import ConversationState
+from sshoq.protocol.messages import ChannelOpening
 from sshoq.protocol.outcome import Code
 from sshoq.protocol.request import (
     UNAUTHORIZED,
@@ -25,7 +27,7 @@ from sshoq.protocol.request import (
     refuse_request,
     refused,
 )
-from sshoq.server.channels import DEBUG, INFO, VERBOSE, ChannelHost, SessionHost
+from sshoq.server.channels import DEBUG, INFO, VERBOSE, ChannelHost, Host
 from sshoq.server.link import PrivsepLink, Refused, SessionLeader
 from sshoq.server.privsep import (
     FROM_LEADER,
@@ -191,6 +193,7 @@ class NetworkProcess:
             timer.cancel()
         for task in self._tasks:
             task.cancel()
+        self._host.close()
         if self._leader.done() and self._leader.exception() is None:
             self._leader.result().close()
         self._monitor.close()
@@ -340,15 +343,20 @@ class NetworkProcess:
     # ------------------------------------------------------------------ channels and the end
 
     def channel_arrived(self, channel: Channel) -> None:
-        session = self._host.accept(channel)
-        if session is None:
-            return
-        task = self._group.create_task(self._serve(session))
+        host = self._host.accept(channel)
+        if host is not None:
+            self.start(self._serve(host))
+
+    def open_channel(self, opening: ChannelOpening) -> Channel:
+        return self._conversation.open_channel(opening)
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._group.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _serve(self, session: SessionHost) -> None:
-        await self._host.serve(session)
+    async def _serve(self, host: Host) -> None:
+        await self._host.serve(host)
         if self._conversation.traits.is_go and not self._host.is_busy:
             # A Go client leaves without a word once it has read the exit status.
             self._timers.append(self._loop.call_later(LINGER, self._conversation.close))

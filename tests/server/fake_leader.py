@@ -3,11 +3,16 @@
 import asyncio
 import os
 import pty
-from collections.abc import Awaitable, Callable
+import socket
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 from sshoq.forwarding.forwarder import FdSink, FdSource
+from sshoq.listening import open_listeners
+from sshoq.protocol.messages import ChannelOpening
 from sshoq.server.link import Refused
-from sshoq.server.privsep import AllocatePty, ProgramExited, StartProgram
+from sshoq.server.privsep import AllocatePty, Dial, Listen, ProgramExited, StartProgram
+from sshoq.transport.channel import Channel
 
 
 class Streams:
@@ -51,6 +56,13 @@ class FakeLeader:
         self.refuse_program = False
         self.closed: list[int] = []
         self.sizes: list[tuple[int, int]] = []
+        self.dialled: list[Dial] = []
+        self.targets: asyncio.Queue[socket.socket] = asyncio.Queue()
+        self.refusal: Refused | None = None
+        self.answering = asyncio.Event()
+        self.answering.set()
+        self.ended: list[int] = []
+        self.agent_listens = False
 
     async def allocate_pty(self, request: AllocatePty) -> int:
         if self.refuse_pty:
@@ -93,6 +105,36 @@ class FakeLeader:
         if task is not None:
             task.cancel()
 
+    async def dial(self, request: Dial) -> int:
+        """The other end of what is dialled is put into `targets`."""
+        self.dialled.append(request)
+        await self.answering.wait()
+        if self.refusal is not None:
+            raise self.refusal
+        near, far = socket.socketpair()
+        self.targets.put_nowait(far)
+        return near.detach()
+
+    async def listen(self, request: Listen) -> tuple[list[int], int]:
+        if self.refusal is not None:
+            raise self.refusal
+        sockets = open_listeners(["127.0.0.1"], request.port, socket.SOCK_STREAM, print)
+        port = sockets[0].getsockname()[1]
+        return [listener.detach() for listener in sockets], port
+
+    async def listen_for_agent(self, session: int) -> list[int]:
+        if self.refusal is not None:
+            raise self.refusal
+        if self.agent_listens:
+            return []
+        self.agent_listens = True
+        [listener] = open_listeners(["127.0.0.1"], 0, socket.SOCK_STREAM, print)
+        self.agent_port = listener.getsockname()[1]
+        return [listener.detach()]
+
+    def end_forwarding(self, channel: int) -> None:
+        self.ended.append(channel)
+
     def close(self) -> None:
         for session in list(self._running):
             self.close_session(session)
@@ -118,9 +160,19 @@ class FakeLogin:
         self.max_sessions = 10
         self.the_leader = FakeLeader(body)
         self.lines: list[str] = []
+        self.open_channel: Callable[[ChannelOpening], Channel] = _no_channel
+        self.group: asyncio.TaskGroup | None = None
 
     async def leader(self) -> FakeLeader:
         return self.the_leader
 
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        assert self.group is not None
+        self.group.create_task(work)
+
     def log(self, level: int, text: str) -> None:
         self.lines.append(text)
+
+
+def _no_channel(opening: ChannelOpening) -> Channel:
+    raise AssertionError("no conversation yet")

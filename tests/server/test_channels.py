@@ -11,20 +11,19 @@ import pytest
 
 from sshoq.protocol.extensions import NONE, OURS, Extension
 from sshoq.protocol.messages import (
-    DirectTcp,
     Env,
     Exec,
     ExitSignal,
     ExitStatus,
     PtyReq,
     Session,
+    Sftp,
     Shell,
     Signal,
     WindowChange,
 )
 from sshoq.server.channels import MAX_VARIABLES, ChannelHost, Login
 from sshoq.transport.channel import Channel, ChannelRefused
-from sshoq.wire import IPPort
 from tests.golden_replay import Transcript
 from tests.pair import Party, logged_in
 from tests.server.fake_leader import Ending, FakeLogin, ProgramBody, Streams
@@ -253,7 +252,7 @@ def test_sessions_beyond_the_limit_are_refused() -> None:
 def test_channel_types_that_are_not_served_are_refused() -> None:
     async def main() -> None:
         async with served(echo) as there:
-            channel = there.client.conversation.open_channel(DirectTcp(IPPort("127.0.0.1", 22)))
+            channel = there.client.conversation.open_channel(Sftp())
             with pytest.raises(ChannelRefused):
                 await channel.opened()
 
