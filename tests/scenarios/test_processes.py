@@ -223,10 +223,7 @@ def kinds_of(server: Server, session: Session) -> Kinds:
 
 
 class TestEachKindOfProcess:
-    """Ours alone: one of the five is killed; the other connection must not notice.
-
-    A crash brings its source a penalty, and here all come from one source.
-    """
+    """Ours alone: one of the five is killed; the other connection must not notice."""
 
     @pytest.mark.parametrize("kind", ["network", "monitor", "leader"])
     def test_killing_it_ends_its_connection_and_nothing_else(
@@ -238,7 +235,7 @@ class TestEachKindOfProcess:
         account: Account,
         kind: str,
     ) -> None:
-        server = start_server(sshoq, ["PerSourcePenalties no"])
+        server = start_server(sshoq)
         other = Session(connect(server, account), "other")
         idle = {process.pid for process in server.processes()}
         session = Session(connect(server, fresh_account), "doomed")
@@ -264,7 +261,7 @@ class TestEachKindOfProcess:
         account: Account,
         kind: str,
     ) -> None:
-        server = start_server(sshoq, ["PerSourcePenalties no"])
+        server = start_server(sshoq)
         sessions = [
             Session(connect(server, account), "one"),
             Session(connect(server, fresh_account), "two"),
