@@ -144,17 +144,6 @@ def consult(policy: HostPolicy, known: KnownHosts, key: PublicKey) -> Findings:
     return Findings(name, found, address, known.look_up(address, key), borrowed)
 
 
-def recorded_algorithms(policy: HostPolicy, known: KnownHosts) -> list[str]:
-    """The algorithms of the keys that could vouch for the host: what to ask the server for first.
-
-    A server with several keys shows one of them; any other than the recorded one counts as changed.
-    """
-    algorithms = known.key_algorithms(policy.known_name)
-    if not algorithms and not policy.alias:
-        algorithms = known.key_algorithms(policy.host)
-    return algorithms
-
-
 def _address_is_checked(policy: HostPolicy) -> bool:
     """CheckHostIP, where there is an address apart from the name to check."""
     if not policy.check_host_ip or policy.address is None or _is_loopback(policy.address):

@@ -111,10 +111,14 @@ class KnownHosts:
             result = Lookup(HostStatus.CHANGED, entry)
         return result
 
-    def key_algorithms(self, name: str) -> list[str]:
-        """Of the keys recorded for `name`, in order: what to ask the server for first."""
-        entries = self.entries_for(name)
-        return list(dict.fromkeys(entry.key.algorithm for entry in entries if not entry.marker))
+    def key_algorithms(self, *names: str) -> list[str]:
+        """Of the keys recorded for the first of these names that has any: what to ask the server
+        for first."""
+        for name in names:
+            entries = [entry for entry in self.entries_for(name) if not entry.marker]
+            if entries:
+                return list(dict.fromkeys(entry.key.algorithm for entry in entries))
+        return []
 
     def _scan(self, wanted: Callable[[bytes, bytes], bool]) -> Iterator[HostEntry]:
         """The lines whose hosts and key text are wanted; a key is decoded only then."""

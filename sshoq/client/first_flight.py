@@ -25,6 +25,8 @@ class LinkWish(NamedTuple):
     gone."""
     alive_count: int = 3
     keylog: Callable[[str], None] | None = None
+    preferred_schemes: tuple[int, ...] = ()
+    """Of which kinds the server's key is known; see host_keys.py."""
 
     @property
     def keep_alive(self) -> float:
@@ -55,6 +57,7 @@ def launch(target: HostAddress, wish: LinkWish) -> Flight:
         idle_timeout=wish.idle_timeout,
         keep_alive=wish.keep_alive,
         keylog=wish.keylog,
+        preferred_schemes=wish.preferred_schemes,
     )
     for _, datagrams in engine.outgoing(now):
         udp.send(datagrams)

@@ -176,6 +176,7 @@ class Run:
     def _link_wish(self) -> "LinkWish":
         from sshoq.client.addresses import BindWish
         from sshoq.client.first_flight import LinkWish, server_name_of
+        from sshoq.client.host_keys import preferred_schemes
 
         options = self._options
         interactive, bulk = options.ip_qos
@@ -186,6 +187,7 @@ class Run:
             options.server_alive_interval,
             options.server_alive_count_max,
             self._keylog(),
+            preferred_schemes(options),
         )
 
     def _keylog(self) -> "Callable[[str], None] | None":

@@ -12,7 +12,7 @@ from functools import partial
 
 from sshoq.auth.certificates import CertificateError, read_leaf
 from sshoq.auth.host_policy import DEBUG, ERROR, HostPolicy, Verdict, judge_host
-from sshoq.auth.keys import KeyFormatError, PublicKey, parse_public_key
+from sshoq.auth.keys import PublicKey
 from sshoq.auth.known_hosts import KnownHosts, KnownHostsError, host_with_port, read_go_pins
 from sshoq.client.log import Failure, Log
 from sshoq.client.prompt import Prompter, PromptNeeded, run_with_prompts
@@ -24,8 +24,6 @@ from sshoq.config.tokens import ExpansionError, expand
 EXPOSED = ("Password authentication", "Agent forwarding", "X11 forwarding")
 """What a false server could abuse. A host that is let pass only by StrictHostKeyChecking=no gets
 none."""
-
-KRL_MAGIC = b"SSHKRL\n\0"
 
 
 def policy_of(options: Options, address: str | None) -> HostPolicy:
@@ -135,27 +133,27 @@ def _known_hosts(options: Options, address: str, key: PublicKey | None) -> Known
     files = [*options.user_known_hosts_files, *options.global_known_hosts_files]
     known = KnownHosts.from_files(file for file in files if file != "none")
     if options.known_hosts_command and key is not None:
-        known.add_text("KnownHostsCommand", _ask_command(options, address, key))
+        known.add_text("KnownHostsCommand", ask_command(options, address, key))
     return known
 
 
-def _ask_command(options: Options, address: str, key: PublicKey) -> bytes:
+def ask_command(options: Options, address: str, key: PublicKey | None) -> bytes:
     """What KnownHostsCommand prints about the host, and about its address if that is checked,
-    too."""
+    too; without a key, before there is any, to see of which kind one is known."""
     import subprocess
 
     host = options.host_key_alias or options.hostname
-    asked = [("HOSTNAME", host_with_port(host, options.quic_port))]
-    if options.check_host_ip:
+    asked = [("HOSTNAME" if key else "ORDER", host_with_port(host, options.quic_port))]
+    if options.check_host_ip and key:
         asked.append(("ADDRESS", host_with_port(address, options.quic_port)))
     output = b""
     for reason, name in asked:
         tokens = {
-            "f": key.fingerprint(),
+            "f": key.fingerprint() if key else "NONE",
             "H": name,
             "I": reason,
-            "K": key.base64,
-            "t": key.algorithm,
+            "K": key.base64 if key else "NONE",
+            "t": key.algorithm if key else "NONE",
             "h": options.hostname,
             "k": host,
             "p": str(options.quic_port),
@@ -183,30 +181,17 @@ def _check_key(key: PublicKey, options: Options, address: str, log: Log) -> None
             f"no matching host key type found. Their offer: {names[0]}"
         )
     for path in options.revoked_host_keys:
-        if path != "none" and key in _revoked_keys(path):
-            raise Failure(
-                f"Host key {key.kind.name} {key.fingerprint()} revoked by file {path}",
-                "Host key verification failed.",
-            )
+        if path != "none" and (reason := _revocation(key, path)):
+            raise Failure(reason, "Host key verification failed.")
 
 
-def _revoked_keys(path: str) -> set[PublicKey]:
-    """A list of public keys. What cannot be read might revoke this very key, so it is fatal."""
+def _revocation(key: PublicKey, path: str) -> str | None:
+    """What the file has against the key. One that cannot be read might revoke this very key."""
+    from sshoq.auth.revoked_keys import RevocationError, load_revoked_keys
+
+    name = f"{key.kind.name} {key.fingerprint()}"
     try:
-        with open(path, "rb") as file:
-            data = file.read(16 << 20)
-    except OSError as error:
-        raise Failure(
-            f"Error checking host key in revoked keys file {path}: {error.strerror}",
-            "Host key verification failed.",
-        ) from None
-    if data.startswith(KRL_MAGIC):
-        raise Failure(f"{path}: key revocation lists (KRL) are not supported yet by sshoq")
-    keys = set()
-    for line in data.splitlines():
-        if line.strip() and not line.lstrip().startswith(b"#"):
-            try:
-                keys.add(parse_public_key(line))
-            except KeyFormatError:
-                continue
-    return keys
+        is_revoked = key in load_revoked_keys(path)
+    except RevocationError as error:
+        return f"Error checking host key {name} in revoked keys file {error}"
+    return f"Host key {name} revoked by file {path}" if is_revoked else None

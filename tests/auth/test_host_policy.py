@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ed448, ed25519, rsa
 
 from sshoq.auth.certificates import make_host_certificate
 from sshoq.auth.host_policy import (
@@ -17,7 +17,6 @@ from sshoq.auth.host_policy import (
     Verdict,
     consult,
     judge_host,
-    recorded_algorithms,
 )
 from sshoq.auth.known_hosts import HostStatus, KnownHosts
 from sshoq.auth.private_keys import PrivateKey
@@ -153,15 +152,6 @@ def test_alias_stands_alone(tmp_path: Path) -> None:
     visit = Visit(tmp_path, f"host.example {LINE}\n[host.example]:443 {LINE}\n", ["no"])
     assert not visit.judge(alias="Alias").accepted
     assert visit.asked[0].startswith("The authenticity of host 'alias (")
-
-
-def test_algorithms_to_ask_for_are_those_that_could_vouch(tmp_path: Path) -> None:
-    ecdsa = PrivateKey(ec.generate_private_key(ec.SECP256R1())).public_key.line
-    known = KnownHosts()
-    known.add_text("file", f"h {ecdsa}\n[h]:443 {LINE}\n".encode())
-    assert recorded_algorithms(HostPolicy("h", 443), known) == ["ssh-ed25519"]
-    assert recorded_algorithms(HostPolicy("h", 444), known) == ["ecdsa-sha2-nistp256"]
-    assert recorded_algorithms(HostPolicy("h", 444, alias="a"), known) == []
 
 
 def test_consulting_says_who_vouches() -> None:

@@ -104,7 +104,14 @@ def test_algorithms_are_listed_in_order_without_markers() -> None:
         f"host {ECDSA.line}", f"@revoked host {key_of(b'r').line}", f"host {KEY.line}"
     )
     assert known.key_algorithms("host") == ["ecdsa-sha2-nistp256", "ssh-ed25519"]
+    assert known.key_algorithms("other", "host")[:1] == ["ecdsa-sha2-nistp256"]
     assert known.key_algorithms("other") == []
+
+
+def test_algorithms_are_those_of_the_first_name_that_vouches_for_any() -> None:
+    known = known_from(f"h {ECDSA.line}", f"[h]:443 {KEY.line}", f"@revoked [h]:444 {KEY.line}")
+    assert known.key_algorithms("[h]:443", "h") == ["ssh-ed25519"]
+    assert known.key_algorithms("[h]:444", "h") == ["ecdsa-sha2-nistp256"]
 
 
 def test_names_that_share_a_key_are_listed() -> None:

@@ -53,6 +53,7 @@ OURS_BEFORE_ANSWER = {
     "sshoq.config.canonical",
     "sshoq.config.destination",
     "sshoq.config.dump",
+    "sshoq.config.expansion",
     "sshoq.config.forward_spec",
     "sshoq.config.keywords",
     "sshoq.config.lexer",
@@ -68,9 +69,13 @@ OURS_BEFORE_ANSWER = {
 }
 
 OURS_BEFORE_FLIGHT = (OURS_BEFORE_ANSWER - {"sshoq.config.dump"}) | {
+    "sshoq.auth",
+    "sshoq.auth.keys",
+    "sshoq.auth.known_hosts",
     "sshoq.client.addresses",
     "sshoq.client.fallback",
     "sshoq.client.first_flight",
+    "sshoq.client.host_keys",
     "sshoq.client.wishes",
     "sshoq.transport",
     "sshoq.transport.credit",
@@ -91,7 +96,8 @@ TOO_SLOW_FOR_AN_ANSWER = {
 }  # fmt: skip
 
 LOADED_IN_THE_AIR = {
-    "argparse", "asyncio", "pathlib", "pylsqpack", "sshoq.auth", "sshoq.client.online",
+    "argparse", "asyncio", "pathlib", "pylsqpack", "sshoq.auth.certificates",
+    "sshoq.auth.host_policy", "sshoq.client.online",
     "sshoq.client.prompt", "sshoq.client.terminal", "sshoq.forwarding", "sshoq.protocol",
     "stringprep", "subprocess",
 }  # fmt: skip

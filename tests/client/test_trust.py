@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 from base64 import b64encode
 from pathlib import Path
 
@@ -107,13 +108,31 @@ def test_revoked_key_is_refused_whoever_knows_it(host: Host) -> None:
         host.check(f"RevokedHostKeys={revoked}")
 
 
+def test_key_revoked_by_a_revocation_list_is_refused(host: Host) -> None:
+    host.knows("host.test")
+    listed = host.folder / "listed.pub"
+    revoked = host.folder / "revoked"
+    for text, is_refused in ((f"{make_public(host.folder)}\n", False), (host.key.line, True)):
+        listed.write_text(text)
+        subprocess.run(["ssh-keygen", "-qkf", revoked, listed], check=True)
+        if is_refused:
+            with pytest.raises(Failure, match="revoked by file"):
+                host.check(f"RevokedHostKeys={revoked}")
+        else:
+            assert host.check(f"RevokedHostKeys={revoked}").accepted
+
+
+def make_public(folder: Path) -> str:
+    return Path(f"{make_key(folder / 'other_key')}.pub").read_text()
+
+
 @pytest.mark.parametrize("content", [None, b"SSHKRL\n\0..."])
 def test_revocations_that_cannot_be_read_are_fatal(host: Host, content: bytes | None) -> None:
     host.knows("host.test")
     revoked = host.folder / "revoked"
     if content is not None:
         revoked.write_bytes(content)
-    with pytest.raises(Failure):
+    with pytest.raises(Failure, match=f"Error checking host key .* revoked keys file {revoked}: "):
         host.check(f"RevokedHostKeys={revoked}")
 
 
