@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from sshoq.auth.authorized_keys import KeyRights
 from sshoq.auth.keys import PublicKey
+from sshoq.auth.revoked_keys import RevocationError, load_revoked_keys
 from sshoq.auth.token import TokenRefused, verify_token
 from sshoq.server import log, shadow
 from sshoq.server.account import Account, find_account, host_matches, refusal
@@ -213,6 +214,8 @@ class Authenticator:
             except TokenRefused as refused:
                 log.debug(f"{path}:{line}: {refused}", log.DEBUG2)
                 continue
+            if self._is_revoked(key):
+                continue
             reason = self._key_refusal(key, rights, now)
             if reason is None:
                 log.verbose(
@@ -221,6 +224,21 @@ class Authenticator:
                 return Evidence("publickey", True, key, rights)
             log.info(f"Authentication tried for {account.name} with correct key but {reason}")
         return nothing
+
+    def _is_revoked(self, key: PublicKey) -> bool:
+        """RevokedKeys. A file that cannot be read might revoke this very key, so it revokes all."""
+        path = self._config.revoked_keys
+        if path is None:
+            return False
+        name = f"{key.kind.name} {self._fingerprint(key)}"
+        try:
+            if key not in load_revoked_keys(path):
+                return False
+        except RevocationError as error:
+            log.error(f"Error checking authentication key {name} in revoked keys file {error}")
+            return True
+        log.error(f"Authentication key {name} revoked by file {path}")
+        return True
 
     def _key_refusal(self, key: PublicKey, rights: KeyRights, now: float) -> str | None:
         """What speaks against a key although it has signed; None for nothing."""

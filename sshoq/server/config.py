@@ -100,6 +100,7 @@ class Options:
     strict_modes: bool
     authorized_keys_file: tuple[str, ...]
     """Tokens not expanded; () for none."""
+    revoked_keys: str | None
     authentication_methods: tuple[str, ...]
     """("any",), or the methods of which each alone is enough. The two flags below heed it already.
     """

@@ -123,6 +123,38 @@ def test_short_rsa_keys_are_refused(
         assert "too short" in monitor.log
 
 
+def test_a_revoked_key_is_refused_by_list_and_by_revocation_list(
+    tmp_path: Path, keys: Callable[[str], None], account: Account
+) -> None:
+    other = make_key(tmp_path / "other")
+    public = other.with_suffix(".pub")
+    keys(f"{account.public_key}\n{public.read_text()}")
+    krl = tmp_path / "krl"
+    subprocess.run(["ssh-keygen", "-qkf", krl, public], check=True)
+    for revoked in (public, krl):
+        with Monitor(tmp_path / f"m-{revoked.name}", f"RevokedKeys {revoked}") as monitor:
+            assert monitor.try_key(account.name, other).outcome == REFUSED
+            assert f"revoked by file {revoked}" in monitor.log
+            assert monitor.try_key(account.name, account.key).outcome == ACCEPTED
+
+
+def test_revocations_that_cannot_be_read_refuse_every_key_but_no_password(
+    tmp_path: Path, account: Account
+) -> None:
+    with Monitor(tmp_path, "RevokedKeys /nowhere") as monitor:
+        assert monitor.try_key(account.name, account.key).outcome == REFUSED
+        expected = "in revoked keys file /nowhere: No such file or directory"
+        assert "Error checking authentication key ED25519 SHA256:" in monitor.log
+        assert expected in monitor.log
+        assert monitor.try_password(account.name, account.password).outcome == ACCEPTED
+
+
+def test_revocations_may_hold_for_some_users_alone(tmp_path: Path, account: Account) -> None:
+    rule = "Match User nobody-else\nRevokedKeys /nowhere"
+    with Monitor(tmp_path, trailer=rule) as monitor:
+        assert monitor.try_key(account.name, account.key).outcome == ACCEPTED
+
+
 def test_a_file_that_others_may_write_is_not_believed(
     tmp_path: Path, fresh_account: Account
 ) -> None:

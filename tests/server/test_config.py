@@ -140,6 +140,7 @@ MaxAuthTries 3
 MaxSessions 0
 PubkeyAcceptedAlgorithms -ssh-rsa*,*cert*
 ChrootDirectory /jail/%u
+RevokedKeys /etc/ssh/revoked_keys
 AuthenticationMethods publickey password
 """
 
@@ -184,6 +185,7 @@ SINGLES = [
     "PerSourceMaxStartups none",
     "PidFile none",
     "Banner none",
+    "RevokedKeys none",
     "ChrootDirectory none",
     "ForceCommand none",
     "ForceCommand none x",
