@@ -2,7 +2,8 @@
 
 Each try is one CONNECT with an Authorization field. There is no way to ask whether a key would do,
 as SSHv2 has it, so each key costs a signature, and a key that needs a passphrase waits until all
-others have failed. Knows no connection: `send` makes the try and says what came of it.
+others have failed. Nobody is asked for what the server does not offer. Knows no connection: `send`
+makes the try and says what came of it.
 """
 
 import time
@@ -24,8 +25,18 @@ from sshoq.client.log import Failure, Log
 from sshoq.client.prompt import Prompter, PromptNeeded, run_with_prompts
 from sshoq.config.patterns import match_pattern_list
 
-Send = Callable[[str], Awaitable[bool]]
-"""Make a try with this Authorization field. True: we are in. False: refused, try on."""
+
+class Reply(NamedTuple):
+    """What the server says to a try. `methods`: what may let in, from a server that tells."""
+
+    accepted: bool
+    methods: tuple[str, ...] | None = None
+
+
+Send = Callable[[str | None], Awaitable[Reply]]
+"""Make a try with this Authorization field, or without any, which asks what is offered."""
+
+Attempt = Callable[[str | None], Awaitable[bool]]
 
 METHODS = ("publickey", "password")
 """What the protocol has; keyboard-interactive and the rest are passed over."""
@@ -158,37 +169,66 @@ class Authentication:
         self._prompter = prompter
         self._log = log
         self._now = now
+        self._offered: tuple[str, ...] = METHODS
+        self._has_asked = False
 
     async def run(self, conversation_id: bytes, send: Send) -> str:
-        tried = [method for method in self._wishes.methods if method in METHODS]
-        for method in tried:
+        async def attempt(authorization: str | None) -> bool:
+            return await self._attempt(send, authorization)
+
+        for method in self._wishes.methods:
+            if method not in self._offered:
+                continue
             self._log.debug(f"Next authentication method: {method}")
             if method == "publickey":
-                succeeded = await self._try_keys(conversation_id, send)
+                succeeded = await self._try_keys(conversation_id, attempt)
             else:
-                succeeded = await self._try_passwords(send)
+                succeeded = await self._try_passwords(attempt)
             if succeeded:
                 return method
-        # OpenSSH names what the server offers. Ours cannot say, so this is all that there is.
-        raise Failure(f"{self._wishes.account}: Permission denied ({','.join(METHODS)}).")
+        if await self._needs_no_secret(attempt):
+            return "none"
+        offered = ",".join(self._offered)
+        raise Failure(f"{self._wishes.account}: Permission denied ({offered}).")
+
+    async def _attempt(self, send: Send, authorization: str | None) -> bool:
+        reply = await send(authorization)
+        self._has_asked = True
+        if reply.methods is not None and not reply.accepted:
+            self._offered = tuple(method for method in METHODS if method in reply.methods)
+            offered = ",".join(self._offered)
+            self._log.debug(f"Authentications that can continue: {offered}")
+        return reply.accepted
+
+    async def _needs_no_secret(self, attempt: Attempt) -> bool:
+        """Ask a server that has said nothing yet what it offers, as ssh does with the method
+        "none". True: nothing more is wanted, we are in.
+        """
+        return not self._has_asked and await attempt(None)
 
     # ----- publickey
 
-    async def _try_keys(self, conversation_id: bytes, send: Send) -> bool:
+    async def _try_keys(self, conversation_id: bytes, attempt: Attempt) -> bool:
         waiting = []
         for candidate in self._candidates:
+            if "publickey" not in self._offered:
+                return False
             try:
                 signer = self._load(candidate, _refuse_to_ask)
             except PromptNeeded:
                 waiting.append(candidate)
                 continue
-            if signer and await self._try_key(candidate, signer, conversation_id, send):
+            if signer and await self._try_key(candidate, signer, conversation_id, attempt):
                 return True
-        if self._prompter.batch:
+        if self._prompter.batch or not waiting:
             return False
+        if await self._needs_no_secret(attempt):
+            return True
         for candidate in waiting:
+            if "publickey" not in self._offered:
+                return False
             signer = await self._load_with_prompts(candidate)
-            if signer and await self._try_key(candidate, signer, conversation_id, send):
+            if signer and await self._try_key(candidate, signer, conversation_id, attempt):
                 return True
         return False
 
@@ -221,7 +261,7 @@ class Authentication:
         return await run_with_prompts(self._prompter, load)
 
     async def _try_key(
-        self, candidate: Candidate, signer: Signer, conversation_id: bytes, send: Send
+        self, candidate: Candidate, signer: Signer, conversation_id: bytes, attempt: Attempt
     ) -> bool:
         name = Candidate(candidate.name, signer.public_key, candidate.agent_path).describe()
         self._log.debug(f"Offering public key: {name}")
@@ -237,7 +277,7 @@ class Authentication:
         except (AgentError, KeyFormatError) as error:
             self._log.error(f"sign_and_send_pubkey: signing failed for {name}: {error}")
             return False
-        if not await send(f"Bearer {token}"):
+        if not await attempt(f"Bearer {token}"):
             return False
         self._log.debug(f"Server accepts key: {name}")
         return True
@@ -262,17 +302,23 @@ class Authentication:
 
     # ----- password
 
-    async def _try_passwords(self, send: Send) -> bool:
+    async def _try_passwords(self, attempt: Attempt) -> bool:
+        if self._prompter.batch:
+            return False
+        if await self._needs_no_secret(attempt):
+            return True
         question = f"{self._wishes.account}'s password: "
-        for attempt in range(0 if self._prompter.batch else self._wishes.password_prompts):
-            if attempt:
+        for number in range(self._wishes.password_prompts):
+            if "password" not in self._offered:
+                return False
+            if number:
                 self._log.error("Permission denied, please try again.")
             password = await run_with_prompts(
                 self._prompter, lambda: self._prompter.secret(question)
             )
             if password is None:  # nobody there to ask
                 return False
-            if await send(basic_authorization(self._wishes.user, password)):
+            if await attempt(basic_authorization(self._wishes.user, password)):
                 return True
         return False
 

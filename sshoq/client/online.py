@@ -11,7 +11,7 @@ from typing import NamedTuple
 from sshoq.auth.agent import agent_path
 from sshoq.client import wishes
 from sshoq.client.addresses import HostAddress
-from sshoq.client.authentication import Authentication, Wishes, gather_keys
+from sshoq.client.authentication import Authentication, Reply, Wishes, gather_keys
 from sshoq.client.background import Background
 from sshoq.client.first_flight import Flight, LinkWish
 from sshoq.client.log import Failure, Log, printable, write_fully
@@ -121,7 +121,7 @@ class _Run:
             login = login._replace(methods=tuple(m for m in login.methods if m != "password"))
         self._warn_of_weak_exchange(client)
 
-        async def send(authorization: str) -> bool:
+        async def send(authorization: str | None) -> Reply:
             return await self._try(client, authorization)
 
         authentication = Authentication(login, candidates, self._prompter, self._log)
@@ -130,11 +130,12 @@ class _Run:
         place = f"[{client.target.ip}]:{client.target.port}"
         self._log.verbose(f'Authenticated to {options.hostname} ({place}) using "{method}".')
 
-    async def _try(self, client: ClientConversation, authorization: str) -> bool:
+    async def _try(self, client: ClientConversation, authorization: str | None) -> Reply:
         """One CONNECT, with the session in the same flight where the server keeps it so long."""
         answer = client.answer_to(self._request(authorization))
         traits = client.conversation.traits
-        if self._session is not None and traits.supports(Extension.EARLY):
+        is_login = authorization is not None
+        if self._session is not None and is_login and traits.supports(Extension.EARLY):
             self._asked = self._ask(client, self._session, speculative=True)
         response = await answer
         if response is None:
@@ -142,16 +143,16 @@ class _Run:
         self._show_banner(response.banner)
         if response.status == 200:
             self._check_version(response)
-            return True
+            return Reply(True)
         self._asked = None  # refused with the login
         if response.status == 403 and self._user_agent is None and _is_legacy(response):
             self._user_agent = LEGACY_USER_AGENT
             return await self._try(client, authorization)
         if response.status != 401:
             raise Failure(self._complaint(response))
-        return False
+        return Reply(False, response.methods)
 
-    def _request(self, authorization: str) -> ConnectRequest:
+    def _request(self, authorization: str | None) -> ConnectRequest:
         options = self._options
         host = f"[{options.hostname}]" if ":" in options.hostname else options.hostname
         return ConnectRequest(

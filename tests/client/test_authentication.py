@@ -17,7 +17,13 @@ import pytest
 from sshoq.auth.keys import parse_public_key
 from sshoq.auth.private_keys import load_public_half
 from sshoq.auth.token import verify_token
-from sshoq.client.authentication import Authentication, Wishes, basic_authorization, gather_keys
+from sshoq.client.authentication import (
+    Authentication,
+    Reply,
+    Wishes,
+    basic_authorization,
+    gather_keys,
+)
 from sshoq.client.log import Failure, Log
 from sshoq.client.prompt import Prompter
 from sshoq.config.usage import DEBUG3
@@ -38,6 +44,8 @@ class Scene:
         self.answers: list[str | None] = []
         self.tried: list[str] = []
         self.accepts: set[str] = set()
+        self.offers: tuple[str, ...] | None = None
+        self.was_asked = False
         self.log = Log(DEBUG3, lambda level, line: self.lines.append(line))
 
     def make_key(self, name: str, kind: str = "ed25519", passphrase: str = "") -> str:
@@ -58,9 +66,12 @@ class Scene:
                 return path.stem
         raise AssertionError(f"no key fits {value}")
 
-    async def send(self, authorization: str) -> bool:
+    async def send(self, authorization: str | None) -> Reply:
+        if authorization is None:
+            self.was_asked = True
+            return Reply(False, self.offers)
         self.tried.append(self.name_of(authorization))
-        return self.tried[-1] in self.accepts
+        return Reply(self.tried[-1] in self.accepts, self.offers)
 
     def run(self, wishes: Wishes, *, batch: bool = False) -> str:
         prompter = ScriptedPrompter(self, batch=batch)
@@ -233,6 +244,32 @@ def test_order_of_methods_is_the_users(scene: Scene) -> None:
     assert scene.tried == ["right"]
 
 
+def test_nobody_is_asked_for_what_the_server_does_not_offer(scene: Scene) -> None:
+    scene.offers, scene.answers = ("publickey",), ["secret"]
+    with pytest.raises(Failure, match=r"Permission denied \(publickey\)\.") as caught:
+        scene.run(wishes(methods=("password",)))
+    assert caught.value.lines == ("alice@example.com: Permission denied (publickey).",)
+    assert (scene.questions, scene.tried) == ([], [])
+
+
+def test_refused_key_tells_what_is_offered_so_the_server_is_not_asked_again(scene: Scene) -> None:
+    scene.offers, scene.answers, scene.accepts = ("publickey", "password"), ["right"], {"right"}
+    assert scene.run(wishes(scene.make_key("key"))) == "password"
+    assert scene.tried == ["key", "right"]
+    assert not scene.was_asked
+
+
+def test_server_that_lets_everybody_in_needs_no_secret(scene: Scene) -> None:
+    async def let_in(authorization: str | None) -> Reply:
+        return Reply(authorization is None)
+
+    authentication = Authentication(
+        wishes(), [], ScriptedPrompter(scene, batch=False), scene.log, now=lambda: NOW
+    )
+    asyncio.run(authentication.run(CONVERSATION, let_in))
+    assert scene.questions == []
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
@@ -253,9 +290,9 @@ def test_keys_that_are_not_accepted_are_skipped(
 def test_token_names_its_user(scene: Scene) -> None:
     seen: list[str] = []
 
-    async def keep(authorization: str) -> bool:
-        seen.append(authorization)
-        return True
+    async def keep(authorization: str | None) -> Reply:
+        seen.append(authorization or "")
+        return Reply(True)
 
     candidates = gather_keys(wishes(scene.make_key("key")), scene.log)
     prompter = ScriptedPrompter(scene, batch=True)

@@ -1,0 +1,573 @@
+"""Forwardings of a run: who calls here is led to the server's side, who calls there to ours.
+
+Loaded only when something is to be forwarded. What the server may open is what was asked of it and
+nothing else; messages are OpenSSH's.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from sshoq.client.log import Failure, Log
+from sshoq.client.opening import ClientConversation
+from sshoq.config.forward_spec import Forward
+from sshoq.config.options import Options
+from sshoq.config.permitted import may_open, parse_places
+from sshoq.forwarding.acceptor import Acceptor
+from sshoq.forwarding.forwarder import SocketEnd, set_no_delay
+from sshoq.forwarding.joint import join
+from sshoq.forwarding.relay import Sink, Source
+from sshoq.forwarding.socks import SocksError, SocksState
+from sshoq.listening import FAMILIES, UnixListener, addresses_for, family_of, open_listeners
+from sshoq.protocol.extensions import Extension
+from sshoq.protocol.messages import (
+    AgentConnection,
+    ChannelOpening,
+    DirectStreamlocal,
+    DirectTcp,
+    DirectTcpip,
+    ForwardedStreamlocal,
+    ForwardedTcpip,
+    Listening,
+    OpenReverseTcp,
+    RefusalReason,
+    RequestReverseTcp,
+    StreamlocalForward,
+    TcpipForward,
+    unmapped,
+)
+from sshoq.protocol.outcome import Unsupported
+from sshoq.transport.channel import (
+    Channel,
+    ChannelClosed,
+    ChannelRefused,
+    DataSink,
+    SinkClosed,
+)
+from sshoq.transport.quic import NoStreamCredit, StreamClosed
+from sshoq.wire import IPPort
+
+LOCALHOST = "localhost"
+
+_REASONS = {
+    RefusalReason.ADMINISTRATIVELY_PROHIBITED: "administratively prohibited",
+    RefusalReason.CONNECT_FAILED: "connect failed",
+    RefusalReason.UNKNOWN_CHANNEL_TYPE: "unknown channel type",
+    RefusalReason.RESOURCE_SHORTAGE: "resource shortage",
+}
+
+FIRST_NUMBER = 1
+"""The session is channel 0."""
+
+_LITERAL = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+
+
+def describe_refusal(refusal: ChannelRefused) -> str:
+    """As OpenSSH puts it: the reason's name, and what the server said."""
+    name = _REASONS.get(RefusalReason(refusal.reason), "") if refusal.reason in _KNOWN else ""
+    return ": ".join(filter(None, (name or "unknown reason", refusal.text)))
+
+
+_KNOWN = frozenset(int(reason) for reason in RefusalReason)
+
+
+@asynccontextmanager
+async def forwarding(
+    client: ClientConversation, options: Options, log: Log, agent: str | None
+) -> AsyncIterator["Forwards"]:
+    """Forwards that end with the block, and everything that came through them."""
+    failure: BaseException | None = None
+    async with asyncio.TaskGroup() as group:
+        forwards = Forwards(client, options, log, agent, group)
+        client.on_channel = forwards.take
+        try:
+            yield forwards
+        except BaseException as error:  # the group would wrap it up
+            failure = error
+        finally:
+            forwards.close()
+    if failure is not None:
+        raise failure
+
+
+class Forwards:
+    """All that is forwarded in one conversation."""
+
+    def __init__(
+        self,
+        client: ClientConversation,
+        options: Options,
+        log: Log,
+        agent: str | None,
+        group: asyncio.TaskGroup,
+    ) -> None:
+        self._client = client
+        self._options = options
+        self._log = log
+        self._agent = agent
+        self._group = group
+        self._acceptors: list[Acceptor] = []
+        self._unix: list[UnixListener] = []
+        self._listeners: dict[int, Forward] = {}
+        """By the channel that stands for the server's listener."""
+        self._targets: dict[IPPort, Forward] = {}
+        """By the target, as a Go server names it."""
+        self._tasks: dict[asyncio.Task[None], int] = {}
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+        self._remote_open = parse_places(options.permit_remote_open)
+
+    # ------------------------------------------------------------------ what is open
+
+    async def drained(self) -> None:
+        """Until nothing that came through a forwarding is open any more. Listeners do not count."""
+        await self._quiet.wait()
+
+    def _start(self, number: int, work: Coroutine[Any, Any, None]) -> None:
+        task = self._group.create_task(work)
+        self._tasks[task] = number
+        self._quiet.clear()
+        task.add_done_callback(self._note_end)
+
+    def _note_end(self, task: "asyncio.Task[None]") -> None:
+        del self._tasks[task]
+        if not self._tasks:
+            self._quiet.set()
+
+    def _free_number(self) -> int:
+        used = set(self._tasks.values())
+        return next(n for n in range(FIRST_NUMBER, len(used) + 2) if n not in used)
+
+    def close(self) -> None:
+        for acceptor in self._acceptors:
+            acceptor.close()
+        for listener in self._unix:
+            listener.remove()
+        for task in list(self._tasks):
+            task.cancel()
+
+    # ------------------------------------------------------------------ listening here
+
+    async def listen_locally(self) -> None:
+        """Failure if one cannot be had and ExitOnForwardFailure is set."""
+        failed = False
+        for forward in self._options.local_forwards:
+            try:
+                await self._listen(forward)
+            except Unsupported as error:
+                self._log.error(str(error))
+                failed = True
+            except OSError as error:
+                self._complain_of_listener(forward, error)
+                failed = True
+        if failed and self._options.exit_on_forward_failure:
+            raise Failure("Could not request local forwarding.")
+        if failed:
+            self._log.error("Could not request local forwarding.")
+
+    async def _listen(self, forward: Forward) -> None:
+        self._check_reachable(forward)
+        if forward.listen_path is not None:
+            sockets = [self._listen_on_path(forward.listen_path)]
+        else:
+            addresses = await self._addresses(forward)
+            port = forward.listen_port or 0
+            sockets = open_listeners(addresses, port, socket.SOCK_STREAM, self._log.error)
+        for listener in sockets:
+            self._log.debug(f"Local forwarding listening on {listener.getsockname()!r}.")
+
+        def take(connection: socket.socket, caller: IPPort) -> None:
+            number = self._free_number()
+            self._start(number, self._lead_out(number, forward, connection, caller))
+
+        self._acceptors.append(Acceptor(sockets, take))
+
+    def _check_reachable(self, forward: Forward) -> None:
+        """A Go server is told addresses only."""
+        if forward.connect_path is not None and not self._knows_names:
+            raise Unsupported(f"{forward.connect_path}: this server forwards no Unix sockets")
+
+    @property
+    def _knows_names(self) -> bool:
+        return bool(self._client.conversation.traits.supports(Extension.FORWARD))
+
+    def _listen_on_path(self, path: str) -> socket.socket:
+        options = self._options
+        listener = UnixListener(
+            path, options.stream_local_bind_mask, unlink=options.stream_local_bind_unlink
+        )
+        self._unix.append(listener)
+        return listener.socket
+
+    async def _addresses(self, forward: Forward) -> list[str]:
+        """Literal ones, of the family that is wanted."""
+        wanted = FAMILIES[self._options.address_family]
+        found: list[str] = []
+        for host in addresses_for(forward.listen_host, gateway=self._options.gateway_ports):
+            found += [str(address[0]) for _, address in await look_up(host, 0)]
+        return [ip for ip in dict.fromkeys(found) if wanted in (None, family_of(ip))]
+
+    def _complain_of_listener(self, forward: Forward, error: OSError) -> None:
+        reason = error.strerror or str(error)
+        if forward.listen_path is not None:
+            self._log.error(f"unix_listener: cannot bind to path {forward.listen_path}: {reason}")
+        else:
+            self._log.error(
+                f"channel_setup_fwd_listener_tcpip: cannot listen to port: {forward.listen_port}"
+            )
+
+    # ------------------------------------------------------------------ from here to there
+
+    async def _lead_out(
+        self, number: int, forward: Forward, connection: socket.socket, caller: IPPort
+    ) -> None:
+        set_no_delay(connection)
+        end = SocketEnd(connection)
+        try:
+            if forward.dynamic:
+                await self._lead_out_by_socks(number, end, caller)
+            else:
+                await self._join_opened(number, end, await self._opening(forward, caller))
+        except OSError as error:  # a name that nobody knows; the server was not asked
+            self._log.error(
+                f"channel {number}: open failed: connect failed: {error.strerror or error}"
+            )
+        finally:
+            end.close()
+
+    async def _opening(self, forward: Forward, caller: IPPort) -> ChannelOpening:
+        if forward.connect_path is not None:
+            return DirectStreamlocal(forward.connect_path)
+        return await self.opening_for(forward.connect_host or "", forward.connect_port or 0, caller)
+
+    async def opening_for(self, host: str, port: int, caller: IPPort) -> ChannelOpening:
+        """Names are the server's to look up, if it can be told them."""
+        if self._knows_names:
+            return DirectTcpip(host, port, *caller)
+        [(_, address), *_] = await look_up(host, port)
+        return DirectTcp(IPPort(str(address[0]).partition("%")[0], port))
+
+    async def _join_opened(self, number: int, end: SocketEnd, opening: ChannelOpening) -> None:
+        """What the caller says travels with the request to connect, ahead of the answer."""
+        channel = self._open(number, opening)
+        if channel is None:
+            return
+        async with asyncio.TaskGroup() as group:
+            joint = group.create_task(join(channel, end))
+            if not await self._await_opened(number, channel):
+                joint.cancel()
+
+    def _open(self, number: int, opening: ChannelOpening) -> Channel | None:
+        try:
+            return self._client.conversation.open_channel(opening)
+        except NoStreamCredit:
+            self._log.error(f"channel {number}: open failed: resource shortage: too many channels")
+        except StreamClosed:
+            self._log.debug(f"channel {number}: the connection is gone")
+        return None
+
+    async def _await_opened(self, number: int, channel: Channel) -> bool:
+        try:
+            await channel.opened()
+        except ChannelRefused as refusal:
+            self._log.error(f"channel {number}: open failed: {describe_refusal(refusal)}")
+        except ChannelClosed as closed:
+            self._log.debug(f"channel {number}: {closed}")
+        else:
+            return True
+        return False
+
+    async def _lead_out_by_socks(self, number: int, end: SocketEnd, caller: IPPort) -> None:
+        state = SocksState()
+        with contextlib.suppress(SinkClosed):
+            if not await self._negotiate(number, state, end.source, end.sink):
+                return
+            assert state.target is not None
+            channel = self._open(number, await self.opening_for(*state.target, caller))
+            if channel is None or not await self._await_opened(number, channel):
+                await end.sink.write(state.failed())
+                return
+            await end.sink.write(state.granted())
+            if state.rest:
+                await channel.write(state.rest)
+            await join(channel, end)
+
+    async def _negotiate(self, number: int, state: SocksState, source: Source, sink: Sink) -> bool:
+        """Until the request is known. False: the caller has gone, or was told why not."""
+        try:
+            while state.target is None:
+                data = await source.read()
+                if not data:
+                    return False
+                answer = state.receive(data)
+                if answer:
+                    await sink.write(answer)
+        except SocksError as error:
+            self._log.debug(f"channel {number}: {error}")
+            if error.answer:
+                await sink.write(error.answer)
+            return False
+        return True
+
+    # ------------------------------------------------------------------ listening there
+
+    async def ask_remote(self) -> None:
+        """All at once, and then the answers: when this is over, the listeners stand. Failure if
+        one does not and ExitOnForwardFailure is set."""
+        asked = []
+        for forward in self._options.remote_forwards:
+            try:
+                asked.append((forward, await self._ask_listener(forward)))
+            except Unsupported as error:
+                self._log.error(str(error))
+                self._complain_of_remote(forward)
+        for forward, channel in asked:
+            try:
+                await self._take_answer(forward, channel)
+            except (ChannelRefused, ChannelClosed) as error:
+                self._log.debug(f"remote forward failure for {forward.listen_text()}: {error}")
+                self._listeners.pop(channel.stream_id, None)
+                self._complain_of_remote(forward)
+
+    async def _ask_listener(self, forward: Forward) -> Channel:
+        conversation = self._client.conversation
+        if not self._knows_names:
+            return await self._ask_go_listener(forward)
+        if forward.listen_path is not None:
+            channel = conversation.open_channel(StreamlocalForward(forward.listen_path))
+        else:
+            opening = TcpipForward(_address_to_ask(forward), forward.listen_port or 0)
+            channel = conversation.open_channel(opening)
+        self._listeners[channel.stream_id] = forward
+        return channel
+
+    async def _ask_go_listener(self, forward: Forward) -> Channel:
+        """It listens on addresses only, does not report a port, and names the target back to us."""
+        traits = self._client.conversation.traits
+        if not traits.knows_fork_channels or forward.listen_path is not None:
+            raise Unsupported(f"{forward.listen_text()}: this server cannot listen there")
+        if not forward.listen_port:
+            raise Unsupported("this server cannot tell which port it chose")
+        [address, *_] = addresses_for(_address_to_ask(forward), gateway=False)
+        try:
+            [(_, found), *_] = await look_up(address, 0)
+        except OSError as error:
+            raise Unsupported(f"{address}: {error.strerror or error}") from None
+        listen = IPPort(str(found[0]).partition("%")[0], forward.listen_port)
+        target = self._name_target(forward)
+        channel = self._client.conversation.open_channel(RequestReverseTcp(listen, target))
+        channel.finish()
+        return channel
+
+    def _name_target(self, forward: Forward) -> IPPort:
+        """The target itself where it is an address; else a name for it that looks like one."""
+        target = IPPort("127.0.0.1", len(self._targets) + 1)
+        with contextlib.suppress(OSError, UnicodeError):
+            if forward.connect_host is not None:
+                port = forward.connect_port or 0
+                [(_, address), *_] = literal_addresses(forward.connect_host, port)
+                target = IPPort(str(address[0]), port)
+        self._targets[target] = forward
+        return target
+
+    async def _take_answer(self, forward: Forward, channel: Channel) -> None:
+        await channel.opened()
+        if not self._knows_names:
+            return
+        requested = await channel.next_request()
+        if requested is None or not isinstance(requested.request, Listening):
+            raise ChannelClosed("the server did not say where it listens")
+        if forward.listen_port == 0 and forward.listen_path is None:
+            target = forward.connect_path or f"{forward.connect_host}:{forward.connect_port}"
+            if forward.dynamic:
+                target = "[socks]:0"
+            self._log.info(
+                f"Allocated port {requested.request.port} for remote forward to {target}"
+            )
+        self._log.debug(f"remote forward success for: listen {forward.listen_text()}")
+
+    def _complain_of_remote(self, forward: Forward) -> None:
+        what = f"listen port {forward.listen_port}"
+        if forward.listen_path is not None:
+            what = f"listen path {forward.listen_path}"
+        if self._options.exit_on_forward_failure:
+            raise Failure(f"Error: remote port forwarding failed for {what}")
+        self._log.info(f"Warning: remote port forwarding failed for {what}")
+
+    # ------------------------------------------------------------------ from there to here
+
+    def take(self, channel: Channel) -> None:
+        """The server opened a channel. What it was not asked for it does not get."""
+        opening = channel.state.opening
+        number = self._free_number()
+        if isinstance(opening, AgentConnection) and self._agent is not None:
+            self._start(number, self._lead_to_agent(channel, self._agent))
+            return
+        forward = self._forward_of(opening)
+        if forward is None:
+            self._log.debug(f"{opening.type_name} was not asked for")
+            turn_away(channel, RefusalReason.ADMINISTRATIVELY_PROHIBITED, "not requested")
+        else:
+            self._start(number, self._lead_in(number, forward, channel))
+
+    def _forward_of(self, opening: ChannelOpening) -> Forward | None:
+        match opening:
+            case ForwardedTcpip() | ForwardedStreamlocal():
+                return self._listeners.get(opening.listener)
+            case OpenReverseTcp() if opening.target is not None:
+                return self._targets.get(unmapped(opening.target))
+            case OpenReverseTcp() if len(self._targets) == 1:  # old servers do not say
+                return next(iter(self._targets.values()))
+        return None
+
+    async def _lead_in(self, number: int, forward: Forward, channel: Channel) -> None:
+        if forward.dynamic:
+            await self._lead_in_by_socks(number, channel)
+            return
+        try:
+            end = await self._dial(forward)
+        except OSError as error:
+            turn_away(channel, RefusalReason.CONNECT_FAILED, error.strerror or str(error))
+            return
+        try:
+            channel.confirm()
+        except SinkClosed:
+            end.close()
+        else:
+            await join(channel, end)
+
+    async def _dial(self, forward: Forward) -> SocketEnd:
+        """OSError, after the user was told."""
+        try:
+            if forward.connect_path is not None:
+                return await dial_path(forward.connect_path)
+            return await dial(forward.connect_host or "", forward.connect_port or 0)
+        except OSError as error:
+            where = forward.connect_path or (
+                f"{forward.connect_host} port {forward.connect_port}"
+            )
+            self._log.error(f"connect_to {where}: failed.")
+            self._log.debug(f"connect_to {where}: {error.strerror or error}")
+            raise
+
+    async def _lead_in_by_socks(self, number: int, channel: Channel) -> None:
+        """-R with a port alone: the caller there says where to, and it is dialled from here."""
+        state = SocksState()
+        sink = DataSink(channel, channel.finish)
+        try:
+            channel.confirm()
+            if not await self._negotiate(number, state, channel, sink):
+                return
+            assert state.target is not None
+            end = await self._dial_permitted(state, sink)
+            if end is None:
+                return
+            await sink.write(state.granted())
+            if state.rest:
+                await end.sink.write(state.rest)
+            await join(channel, end)
+        except SinkClosed:
+            channel.close()
+        finally:
+            channel.finish()
+            channel.stop_reading(0)
+
+    async def _dial_permitted(self, state: SocksState, sink: Sink) -> SocketEnd | None:
+        assert state.target is not None
+        host, port = state.target
+        if not may_open(self._remote_open, host, port):
+            self._log.error(f"PermitRemoteOpen: {host} port {port} is not permitted")
+            await sink.write(state.failed(is_prohibited=True))
+            return None
+        try:
+            return await dial(host, port)
+        except OSError as error:
+            self._log.error(f"connect_to {host} port {port}: {error.strerror or error}")
+            await sink.write(state.failed())
+            return None
+
+    async def _lead_to_agent(self, channel: Channel, path: str) -> None:
+        """Towards a Go server, whose agent socket would not notice the end of a stream, a reset
+        says that the agent is through."""
+        try:
+            end = await dial_path(path)
+        except OSError as error:
+            self._log.debug(f"agent at {path}: {error.strerror or error}")
+            turn_away(channel, RefusalReason.CONNECT_FAILED, "no agent")
+            return
+        try:
+            channel.confirm()
+        except SinkClosed:
+            end.close()
+            return
+        is_go = channel.state.traits.is_go
+        await join(channel, end, channel.close if is_go else channel.finish)
+
+
+def turn_away(channel: Channel, reason: int, text: str) -> None:
+    """Refuse, in the way that this peer survives."""
+    if channel.state.traits.is_go and isinstance(channel.state.opening, AgentConnection):
+        channel.close()
+    elif channel.is_usable():
+        channel.refuse(reason, text)
+
+
+def _address_to_ask(forward: Forward) -> str:
+    """What OpenSSH puts into its request: "" is everywhere."""
+    if forward.listen_host is None:
+        return LOCALHOST
+    return "" if forward.listen_host == "*" else forward.listen_host
+
+
+# --------------------------------------------------------------------------- dialling
+
+
+Addresses = Sequence[tuple[int, tuple[Any, ...]]]
+
+
+def literal_addresses(host: str, port: int) -> Addresses:
+    """gaierror for a name. Asks nobody."""
+    found = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM, 0, _LITERAL)
+    return [(family, address) for family, _, _, _, address in found]
+
+
+async def look_up(host: str, port: int) -> Addresses:
+    """OSError when there is no such host; never empty."""
+    with contextlib.suppress(socket.gaierror):
+        return literal_addresses(host, port)
+    try:
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError:
+        raise OSError(0, "Name or service not known") from None
+    return [(family, address) for family, _, _, _, address in found]
+
+
+async def dial(host: str, port: int) -> SocketEnd:
+    """The first address that can be connected to. OSError of the last one."""
+    failure: OSError = OSError(0, "no address")
+    for family, address in await look_up(host, port):
+        try:
+            return await _connect(family, address)
+        except OSError as error:
+            failure = error
+    raise failure
+
+
+async def dial_path(path: str) -> SocketEnd:
+    return await _connect(socket.AF_UNIX, os.fsencode(path))
+
+
+async def _connect(family: int, address: Any) -> SocketEnd:
+    end = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        await asyncio.get_running_loop().sock_connect(end, address)
+    except BaseException:
+        end.close()
+        raise
+    set_no_delay(end)
+    return SocketEnd(end)
