@@ -2,9 +2,10 @@
 knows aioquic.
 
 aioquic is subclassed, never forked, and pinned: what is overridden here is named `_like_this`
-there. Three layers, bottom up: `_Handshake` (TLS: exporter, hybrid key exchange, remote signing),
-`_Connection` (flow control by consumption, bounds and checks that aioquic lacks), and `Engine`,
-which is all that others see. It knows no socket, no clock and no event loop.
+there. Layers, bottom up: `_Handshake` (TLS: exporter, hybrid key exchange, remote signing),
+`_Connection` (flow control by consumption, bounds and checks that aioquic lacks),
+`_FastConnection` (the same with the fast paths of `fast_receive.py` and `fast_send.py` mixed in),
+and `Engine`, which is all that others see. It knows no socket, no clock and no event loop.
 """
 
 import hmac
@@ -14,12 +15,13 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import TextIO, cast
+from typing import Any, TextIO, cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from sshoq.transport.congestion import CONTROLLERS, Controller
 from sshoq.transport.credit import CreditBook, raised
 from sshoq.transport.events import (
     BEFORE_LOGIN,
@@ -39,6 +41,8 @@ from sshoq.transport.events import (
     Terminated,
     plain_address,
 )
+from sshoq.transport.fast_receive import MAX_STREAM_GAPS
+from sshoq.transport.fast_send import FastSend
 from sshoq.transport.identity import (
     ECDSA_SCHEMES,
     MIN_RSA_BITS,
@@ -47,6 +51,7 @@ from sshoq.transport.identity import (
     ServerIdentity,
     SignatureScheme,
 )
+from sshoq.transport.pacing import Pacer
 from sshoq.transport.packets import (
     CID_LENGTH,
     RESET_TOKEN_LENGTH,
@@ -70,6 +75,7 @@ with standing_in({"certifi": [], "service_identity": [], "OpenSSL": ["crypto"]})
     from aioquic._buffer import Buffer
     from aioquic.quic import events as told
     from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE, QuicConfiguration
+    from aioquic.quic.congestion.base import register_congestion_control
     from aioquic.quic.connection import (
         Limit,
         QuicConnection,
@@ -80,13 +86,18 @@ with standing_in({"certifi": [], "service_identity": [], "OpenSSL": ["crypto"]})
         QuicNetworkPath,
         QuicReceiveContext,
     )
+    from aioquic.quic.crypto import CryptoPair
     from aioquic.quic.packet import (
         QuicErrorCode,
         QuicFrameType,
         QuicPacketType,
         pull_quic_transport_parameters,
     )
-    from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder
+    from aioquic.quic.packet_builder import (
+        QuicDeliveryState,
+        QuicPacketBuilder,
+        QuicPacketBuilderStop,
+    )
     from aioquic.quic.recovery import QuicPacketSpace
     from aioquic.quic.stream import QuicStream, QuicStreamSender
 
@@ -111,10 +122,9 @@ MAX_HELD_PACKETS = 16
 """1-RTT packets that overtook the handshake, kept until it completes (RFC 9001 5.7)."""
 
 MAX_CONNECTION_IDS = 4
-MAX_STREAM_GAPS = 1024
-"""Pieces of one stream that may wait for what is missing between them. A window of small packets
-with every other one lost makes fewer; one-byte frames sent to burn our time make more.
-"""
+
+PLAIN_VARIABLE = "SSHOQ_PLAIN_QUIC"
+"""Set to 1 in the environment, everything goes the library's own way, for comparison."""
 
 MAX_CLIENT_HELLO = 16 * 1024
 MAX_SERVER_MESSAGE = 96 * 1024
@@ -128,6 +138,8 @@ ROUNDING = 1e-6
 at that very moment; asked exactly then, it would set the same timer again and again."""
 
 MAX_REASON = 512
+
+DEFAULT_CONGESTION = "cubic"
 
 UNFORESEEN = "Unforeseen"
 """How the reason begins when a packet confused the library."""
@@ -429,6 +441,75 @@ class _Connection(QuicConnection):
         reason = reason_phrase.encode()[:MAX_REASON].decode(errors="ignore")
         super().close(error_code, frame_type, reason)
 
+    # ------------------------------------------------------------------ what the fast paths ask
+
+    @property
+    def application_space(self) -> QuicPacketSpace:
+        return self._spaces[tls.Epoch.ONE_RTT]
+
+    @property
+    def application_keys(self) -> CryptoPair:
+        return self._cryptos[tls.Epoch.ONE_RTT]
+
+    @property
+    def application_crypto(self) -> QuicStream:
+        return self._crypto_streams[tls.Epoch.ONE_RTT]
+
+    def is_application_data(self, context: QuicReceiveContext) -> bool:
+        """Whether the packet was protected by 1-RTT keys."""
+        return context.epoch == tls.Epoch.ONE_RTT
+
+    def misdeed(self, code: int, frame_type: int, reason: str) -> QuicConnectionError:
+        """To be raised while a frame is handled: the end of the connection."""
+        return QuicConnectionError(code, frame_type, reason)
+
+    def take_frames(self, payload: bytes, now: float) -> bool:
+        """Handle the frames of an ordinary 1-RTT packet; whether it wants an acknowledgement."""
+        context = QuicReceiveContext(
+            epoch=tls.Epoch.ONE_RTT,
+            host_cid=self.host_cid,
+            network_path=self._network_paths[0],
+            quic_logger_frames=None,
+            time=now,
+            version=None,
+        )
+        try:
+            return self._payload_received(context, payload)[0]
+        except QuicConnectionError as error:
+            self.close(error.error_code, error.frame_type, error.reason_phrase)
+            return False
+
+    # ------------------------------------------------------------------ what those replace
+
+    def receive_ordinary(
+        self, datagrams: Sequence[bytes], start: int, source: Address, now: float
+    ) -> int:
+        """Take datagrams from `start` on as far as there is a faster way; how many those were."""
+        return 0
+
+    def hand_on(self) -> None:
+        """Events for the stream data gathered."""
+
+    def consumed(self, stream_id: int, count: int) -> None:
+        self.credit.consume(stream_id, count)
+
+    def unacknowledged(self, stream: QuicStream) -> int:
+        return stream.sender._buffer_stop - stream.sender._buffer_start
+
+    def forget_unsent(self, stream: QuicStream) -> None:
+        """After a reset nothing of the buffer is sent again, so it need not wait for the reset's
+        acknowledgement.
+        """
+        stream.sender._buffer = bytearray()
+        stream.sender._buffer_start = stream.sender._buffer_stop
+
+    def set_priority(self, stream_id: int, urgent: bool) -> None:
+        """The library serves all streams alike."""
+
+    def use_datagram_size(self, size: int) -> None:
+        self._max_datagram_size = size
+        self._loss._pacer._max_datagram_size = size
+
     # ------------------------------------------------------------------ datagrams
 
     @property
@@ -484,10 +565,7 @@ class _Connection(QuicConnection):
         if not path.is_validated:
             self.path_mtu.restart()  # the peer has moved
         # aioquic fills up what validates a path, and that must get through it.
-        self._max_datagram_size = (
-            self.path_mtu.base if path.remote_challenges else self.path_mtu.size
-        )
-        self._loss._pacer._max_datagram_size = self._max_datagram_size
+        self.use_datagram_size(self.path_mtu.base if path.remote_challenges else self.path_mtu.size)
         self._drop_unsendable_datagrams()
         return super().datagrams_to_send(now)
 
@@ -633,7 +711,7 @@ class _Connection(QuicConnection):
         ended = known is not None and _takes_no_more(known.sender)
         super()._handle_stop_sending_frame(context, frame_type, buf)
         if not ended:
-            _forget_unsent(self._streams[stream_id].sender)
+            self.forget_unsent(self._streams[stream_id])
             self.notices.append(StreamStopped(stream_id, code))
 
     def _handle_retire_connection_id_frame(
@@ -650,15 +728,20 @@ class _Connection(QuicConnection):
     # ------------------------------------------------------------------ credit
 
     def _write_connection_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace) -> None:
+        for limit in self.limits_due():
+            self._write_limit(builder, limit)
+
+    def limits_due(self) -> list[Limit]:
+        """Of the whole connection: those that have grown enough to be announced."""
         data = self._local_max_data
         window = self.credit.limits.connection_window
         data.value = raised(data.value, self.credit.connection_limit(), window)
-        if data.value != data.sent:
-            self._write_limit(builder, data)
+        due = [data] if data.value != data.sent else []
         for streams in (self._local_max_streams_bidi, self._local_max_streams_uni):
             left, more = streams.sent - streams.used, streams.value - streams.sent
             if more > left:
-                self._write_limit(builder, streams)
+                due.append(streams)
+        return due
 
     def _write_limit(self, builder: QuicPacketBuilder, limit: Limit) -> None:
         buf = builder.start_frame(
@@ -697,12 +780,43 @@ def _takes_no_more(sender: QuicStreamSender) -> bool:
     return sender.is_finished or sender._reset_error_code is not None
 
 
-def _forget_unsent(sender: QuicStreamSender) -> None:
-    """After a reset nothing of the buffer is sent again, so it need not wait for the reset's
-    acknowledgement.
-    """
-    sender._buffer = bytearray()
-    sender._buffer_start = sender._buffer_stop
+class _FastConnection(FastSend, _Connection):
+    """The connection with its fast paths, and with congestion controllers of our own."""
+
+    stream_event = told.StreamDataReceived
+    reset_event = told.StreamReset
+    ACKNOWLEDGED = QuicDeliveryState.ACKED
+    PACKET_FULL = QuicPacketBuilderStop
+    ONE_RTT = QuicPacketType.ONE_RTT
+    DATAGRAM_WITH_LENGTH = QuicFrameType.DATAGRAM_WITH_LENGTH
+
+    def __init__(self, configuration: QuicConfiguration, limits: Limits, **options: Any) -> None:
+        self._begin_fast()
+        super().__init__(configuration, limits, **options)
+        pacer = Pacer(configuration.max_datagram_size, self.controller.pacing_rate)
+        self._loss._pacer = cast(Any, pacer)
+
+    def _initialize(self, peer_cid: bytes) -> None:
+        super()._initialize(peer_cid)
+        self.application_space.received_packets = cast(Any, self._seen)
+
+
+_OWN = "own "
+"""Marks our congestion controllers in the library's table, which has others of these names."""
+
+
+def _register_controllers() -> None:
+    for name, make in CONTROLLERS.items():
+
+        def factory(
+            *, max_datagram_size: int, make: Callable[[int], Controller] = make
+        ) -> Any:  # in the shape that the library wants, but none of its family
+            return make(max_datagram_size)
+
+        register_congestion_control(_OWN + name, factory)
+
+
+_register_controllers()
 
 
 # --------------------------------------------------------------------------------------- the engine
@@ -745,23 +859,31 @@ class Engine:
         max_datagram_size: int = SMALLEST_MAX_DATAGRAM_SIZE,
         keylog: Callable[[str], None] | None = None,
         preferred_schemes: Sequence[int] = (),
+        congestion: str = DEFAULT_CONGESTION,
+        plain: bool | None = None,
     ) -> "Engine":
         """Starts the handshake. The certificate's signature is checked here; whose it is, above.
 
         A server with several keys is asked for one of `preferred_schemes`, first choice first.
+        `congestion`: one of CONTROLLERS. `plain`: all goes the library's own way; None, and the
+        environment decides.
         """
         configuration = _configuration(
             is_client=True,
             limits=limits,
             idle_timeout=idle_timeout,
             max_datagram_size=max_datagram_size,
+            congestion=congestion,
+            plain=plain,
         )
         configuration.server_name = server_name.rstrip(".") if server_name else None
         configuration.supported_versions = [VERSION_1]
         configuration.verify_mode = 0
         if keylog is not None:
             configuration.secrets_log_file = cast(TextIO, _KeyLog(keylog))
-        connection = _Connection(configuration, limits, preferred_schemes=preferred_schemes)
+        connection = _connection_for(configuration)(
+            configuration, limits, preferred_schemes=preferred_schemes
+        )
         connection.connect(plain_address(peer), now)
         return cls(connection, keep_alive=keep_alive)
 
@@ -776,20 +898,24 @@ class Engine:
         idle_timeout: float = IDLE_TIMEOUT,
         keep_alive: float | None = KEEP_ALIVE,
         max_datagram_size: int = SMALLEST_MAX_DATAGRAM_SIZE,
+        congestion: str = DEFAULT_CONGESTION,
+        plain: bool | None = None,
     ) -> "Engine":
-        """Answers a first packet, which is still to be given to `receive`."""
+        """Answers a first packet, which is still to be given to `receive`. See `client`."""
         configuration = _configuration(
             is_client=False,
             limits=limits,
             idle_timeout=idle_timeout,
             max_datagram_size=max_datagram_size,
+            congestion=congestion,
+            plain=plain,
         )
         configuration.supported_versions = [VERSION_1, VERSION_2]
         first = identity.credentials[0]
         configuration.certificate = first.certificates[0]
         configuration.certificate_chain = first.certificates[1:]
         configuration.private_key = first.key
-        connection = _Connection(
+        connection = _connection_for(configuration)(
             configuration, limits, start=start, reset_key=reset_key, identity=identity
         )
         return cls(connection, keep_alive=keep_alive, address_validated=start.retry_cid is not None)
@@ -802,10 +928,13 @@ class Engine:
             self._strays += len(datagrams)
             return
         source = plain_address(peer)
-        for datagram in datagrams:
-            self._take(datagram, source, now)
-            if self._connection.is_over:
-                break
+        position = 0
+        while position < len(datagrams) and not self._connection.is_over:
+            if self._connection.is_complete:
+                position += self._connection.receive_ordinary(datagrams, position, source, now)
+            if position < len(datagrams):
+                self._take(datagrams[position], source, now)
+                position += 1
         self._collect()
 
     def outgoing(self, now: float) -> list[tuple[Address, list[bytes]]]:
@@ -889,7 +1018,7 @@ class Engine:
     def buffered(self, stream_id: int) -> int:
         """Bytes written and not yet acknowledged."""
         stream = self._connection._streams.get(stream_id)
-        return stream.sender._buffer_stop - stream.sender._buffer_start if stream else 0
+        return self._connection.unacknowledged(stream) if stream else 0
 
     @property
     def buffered_total(self) -> int:
@@ -898,14 +1027,18 @@ class Engine:
 
     def consumed(self, stream_id: int, count: int) -> None:
         """The reader is done with so many bytes of StreamData: the peer may send as many more."""
-        self._connection.credit.consume(stream_id, count)
+        self._connection.consumed(stream_id, count)
+
+    def set_priority(self, stream_id: int, urgent: bool) -> None:
+        """Whether the stream's data goes before that of streams which are not urgent."""
+        self._connection.set_priority(stream_id, urgent)
 
     def reset(self, stream_id: int, code: int) -> None:
         """Give up sending. What is not yet sent or acknowledged is dropped."""
         stream = self._connection._streams.get(stream_id)
         if stream is not None and not stream.sender.is_finished:
             stream.sender.reset(code)
-            _forget_unsent(stream.sender)
+            self._connection.forget_unsent(stream)
 
     def stop(self, stream_id: int, code: int) -> None:
         """Give up reading: no more StreamData, and all that was or will be received counts as
@@ -1054,6 +1187,7 @@ class Engine:
     def _collect(self, *, idle: bool = False) -> None:
         """Translate what aioquic has to tell, one StreamData per stream for the whole batch."""
         connection = self._connection
+        connection.hand_on()
         self._events.extend(connection.notices)
         connection.notices.clear()
         while (event := connection.next_event()) is not None:
@@ -1163,13 +1297,26 @@ _TRANSLATIONS: dict[type[told.QuicEvent], Callable[[Engine, told.QuicEvent], Non
 )
 
 
+def _connection_for(configuration: QuicConfiguration) -> type[_Connection]:
+    is_fast = configuration.congestion_control_algorithm.startswith(_OWN)
+    return _FastConnection if is_fast else _Connection
+
+
 def _configuration(
-    *, is_client: bool, limits: Limits, idle_timeout: float, max_datagram_size: int
+    *,
+    is_client: bool,
+    limits: Limits,
+    idle_timeout: float,
+    max_datagram_size: int,
+    congestion: str,
+    plain: bool | None,
 ) -> QuicConfiguration:
+    if plain is None:
+        plain = os.environ.get(PLAIN_VARIABLE) == "1"
     return QuicConfiguration(
         alpn_protocols=[ALPN],
         cipher_suites=OFFERED_SUITES,
-        congestion_control_algorithm="cubic",
+        congestion_control_algorithm="cubic" if plain else _OWN + congestion,
         connection_id_length=CID_LENGTH,
         idle_timeout=idle_timeout,
         is_client=is_client,
