@@ -43,6 +43,7 @@ from sshoq.transport.packets import (
     TicketInvalid,
     TicketMissing,
     answer_to_noise,
+    connection_refused,
     parse_packet,
 )
 
@@ -163,11 +164,17 @@ class Router:
         except TicketInvalid:
             return
         descriptors = self._ask_admission(first)
-        if descriptors is None:
-            return
-        self._start_process(start, arrivals, descriptors)
+        if isinstance(descriptors, NotAdmitted):
+            self._turn_away(first, descriptors.reason)
+        else:
+            self._start_process(start, arrivals, descriptors)
 
-    def _ask_admission(self, first: Arrival) -> list[int] | None:
+    def _turn_away(self, first: Arrival, reason: str) -> None:
+        """sshd says it in so many words, too; but not to everybody in a flood."""
+        if self._noise.allows(time.monotonic()):
+            self._send(connection_refused(first.payload, reason), first)
+
+    def _ask_admission(self, first: Arrival) -> list[int] | NotAdmitted:
         self._main.send(
             Admit(*first.peer, first.local_address, self._listener.getsockname()[1], self._number)
         )
@@ -175,7 +182,7 @@ class Router:
             raise PrivsepError("main does not answer")
         answer, descriptors = self._main.receive()
         if isinstance(answer, NotAdmitted):
-            return None
+            return answer
         if not isinstance(answer, Admitted) or len(descriptors) != 2:
             close_all(descriptors)
             raise PrivsepError("main's answer has no sense")

@@ -12,9 +12,12 @@ import struct
 from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import ECB
 
-from sshoq.wire import Reader, WireError
+from sshoq.wire import Reader, WireError, varint
 
 VERSION_1 = 0x00000001
 VERSION_2 = 0x6B3343CF
@@ -43,6 +46,18 @@ _RETRY_KEYS = {
     VERSION_1: ("be0c690b9f66575a1d766b54e368c84e", "461599d35d632bf2239825bb"),
     VERSION_2: ("8fb4b01b56ac48e260fbcbcead7ccc92", "d86969bc2d7c6d9990efb04a"),
 }
+
+
+# RFC 9001 5.2 and RFC 9369 3.3: where a connection's first keys come from.
+_INITIAL_SALTS = {
+    VERSION_1: ("38762cf7f55934b34d179ae6a4c80cadccbb7f0a", "quic"),
+    VERSION_2: ("0dede3def700a6db819381be6e269dcbf9bd2ed9", "quicv2"),
+}
+
+CONNECTION_REFUSED = 0x02
+"""RFC 9000 20.1."""
+
+MAX_REFUSAL = 100
 
 
 class PacketHead(NamedTuple):
@@ -171,6 +186,54 @@ def stateless_reset(key: bytes, connection_id: bytes, length: int) -> bytes | No
     noise = bytearray(os.urandom(size - RESET_TOKEN_LENGTH))
     noise[0] = _FIXED | noise[0] & 0x3F
     return bytes(noise) + reset_token(key, connection_id)
+
+
+# ------------------------------------------------------------------------------- refusal
+
+
+def connection_refused(datagram: bytes, reason: str) -> bytes:
+    """An Initial packet that ends the connection of that first packet (RFC 9000 10.2.3): the client
+    hears at once that it is not welcome, and nothing is kept of it.
+    """
+    head = _initial_head(datagram)
+    assert head.version is not None
+    text = reason.encode()[:MAX_REFUSAL]
+    # CONNECTION_CLOSE of the transport: the code, no frame to blame, the reason. PADDING ahead of
+    # it gives header protection its sample.
+    payload = bytes(16) + b"\x1c" + varint(CONNECTION_REFUSED) + b"\0" + varint(len(text)) + text
+    first = _LONG | _FIXED | _INITIAL_TYPE[head.version] << 4
+    header = bytearray([first])
+    header += struct.pack("!I", head.version)
+    for connection_id in (head.source_cid, os.urandom(CID_LENGTH)):
+        header.append(len(connection_id))
+        header += connection_id
+    header += b"\0" + varint(1 + len(payload) + 16)  # no token; number, payload, tag
+    return _protect_initial(head, header, payload)
+
+
+def _protect_initial(head: PacketHead, header: bytearray, payload: bytes) -> bytes:
+    """Packet number 0 under the server's initial keys (RFC 9001 5.2), which anybody can derive."""
+    assert head.version is not None
+    salt, prefix = _INITIAL_SALTS[head.version]
+    extracted = hmac.digest(bytes.fromhex(salt), head.destination_cid, "sha256")
+    secret = _expand_label(extracted, "server in", 32)
+    key, nonce, mask_key = (
+        _expand_label(secret, f"{prefix} {name}", size)
+        for name, size in (("key", 16), ("iv", 12), ("hp", 16))
+    )
+    header.append(0)
+    sealed = AESGCM(key).encrypt(nonce, payload, bytes(header))
+    mask = Cipher(AES(mask_key), ECB()).encryptor().update(sealed[3:19])  # RFC 9001 5.4.2
+    header[0] ^= mask[0] & 0x0F
+    header[-1] ^= mask[1]
+    return bytes(header) + sealed
+
+
+def _expand_label(secret: bytes, label: str, size: int) -> bytes:
+    """HKDF-Expand-Label of RFC 8446 7.1 with SHA-256, for what one block of it gives."""
+    name = f"tls13 {label}".encode()
+    info = struct.pack("!HB", size, len(name)) + name + b"\0\1"
+    return hmac.digest(secret, info, "sha256")[:size]
 
 
 # ------------------------------------------------------------------------------- Retry

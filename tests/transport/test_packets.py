@@ -3,12 +3,15 @@ connection."""
 
 import pytest
 from aioquic._buffer import Buffer
+from aioquic.quic.crypto import CryptoPair
 from aioquic.quic.packet import QuicPacketType, get_retry_integrity_tag, pull_quic_header
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sshoq.transport.events import Terminated
 from sshoq.transport.packets import (
     CID_LENGTH,
+    CONNECTION_REFUSED,
     SUPPORTED_VERSIONS,
     TICKET_LIFETIME,
     VERSION_1,
@@ -19,6 +22,7 @@ from sshoq.transport.packets import (
     TicketInvalid,
     TicketMissing,
     answer_to_noise,
+    connection_refused,
     parse_packet,
     reset_token,
     stateless_reset,
@@ -210,3 +214,36 @@ def test_any_token_is_invalid_not_an_accident(token: bytes) -> None:
     out += (len(token) | 0x4000).to_bytes(2, "big") + token
     with pytest.raises(TicketInvalid):
         RetryTickets().redeem(bytes(out).ljust(1250, b"\0"), PEER, 5.0)
+
+
+def test_a_client_that_is_turned_away_hears_why() -> None:
+    client = Engine.client(SERVER, "server.test", now=0.0)
+    [(_, flight)] = client.outgoing(0.0)
+    refusal = connection_refused(flight[0], "Not allowed at this time")
+    assert len(refusal) < 150
+    client.receive([refusal], SERVER, 0.1)
+    events = []
+    while (event := client.next_event()) is not None:
+        events.append(event)
+    [end] = [event for event in events if isinstance(event, Terminated)]
+    assert (end.code, end.reason) == (CONNECTION_REFUSED, "Not allowed at this time")
+    assert end.by_peer
+    assert not end.is_application
+
+
+@pytest.mark.parametrize("version", [VERSION_1, VERSION_2])
+def test_a_refusal_is_as_the_library_reads_it(version: int) -> None:
+    datagram = with_version(first_packet(), version)
+    if version == VERSION_2:
+        datagram = bytes([datagram[0] & 0xCF | 0x10]) + datagram[1:]
+    head = parsed(datagram)
+    refusal = connection_refused(datagram, "no")
+    crypto = CryptoPair()
+    crypto.setup_initial(head.destination_cid, is_client=True, version=version)
+    header = pull_quic_header(Buffer(data=refusal))
+    assert header.packet_type is QuicPacketType.INITIAL
+    assert header.destination_cid == head.source_cid
+    number_at = 7 + len(header.destination_cid) + len(header.source_cid) + 2
+    _, payload, number = crypto.decrypt_packet(refusal, number_at, 0)
+    assert number == 0
+    assert payload.strip(b"\0") == b"\x1c\x02\0\x02no"
