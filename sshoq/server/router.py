@@ -70,6 +70,9 @@ RESETS_PER_SECOND = 100
 """Stateless resets and version negotiations are answers to noise; more of them is an amplifier."""
 
 
+NOT_ALLOWED = "Not allowed at this time"
+
+
 class NetworkProcess:
     """What the router keeps of one connection."""
 
@@ -165,14 +168,14 @@ class Router:
             return
         descriptors = self._ask_admission(first)
         if isinstance(descriptors, NotAdmitted):
-            self._turn_away(first, descriptors.reason)
+            self._turn_away(first)
         else:
             self._start_process(start, arrivals, descriptors)
 
-    def _turn_away(self, first: Arrival, reason: str) -> None:
-        """sshd says it in so many words, too; but not to everybody in a flood."""
+    def _turn_away(self, first: Arrival) -> None:
+        """In sshd's words, which do not tell why; and not to everybody in a flood."""
         if self._noise.allows(time.monotonic()):
-            self._send(connection_refused(first.payload, reason), first)
+            self._send(connection_refused(first.payload, NOT_ALLOWED), first)
 
     def _ask_admission(self, first: Arrival) -> list[int] | NotAdmitted:
         self._main.send(
