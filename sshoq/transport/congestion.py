@@ -74,10 +74,13 @@ class Controller:
         self.datagram_size = datagram_size
         self.congestion_window = INITIAL_WINDOW * datagram_size
         self.bytes_in_flight = 0
+        self.watch_losses: Callable[[int], None] = lambda smallest: None
+        """Told the size of the smallest packet when some were lost."""
 
     def use_datagram_size(self, size: int) -> None:
         """The path takes larger datagrams now, or smaller ones."""
         self.datagram_size = size
+        self.congestion_window = max(self.congestion_window, self.least_window)
 
     @property
     def least_window(self) -> int:
@@ -128,6 +131,7 @@ class Controller:
         count = sum(packet.sent_bytes for packet in gone)
         self.bytes_in_flight -= count
         self.lost(gone, count, now)
+        self.watch_losses(min(packet.sent_bytes for packet in gone))
 
     def on_persistent_congestion(self) -> None:
         self.persistent_congestion()
@@ -205,7 +209,7 @@ STEADY_PACE = 1.25
 
 
 class Cubic(Controller):
-    """The window follows a cubic function of the time since the last loss."""
+    """The window follows a cubic function of the time since the last loss. Counts in datagrams."""
 
     name = "cubic"
 
@@ -219,6 +223,11 @@ class Cubic(Controller):
         self._time_to_summit = 0.0
         self._reno_window = 0.0
         self._last_ack = 0.0
+
+    def use_datagram_size(self, size: int) -> None:
+        self._summit *= self.datagram_size / size
+        self._reno_window *= self.datagram_size / size
+        super().use_datagram_size(size)
 
     @property
     def in_slow_start(self) -> bool:

@@ -321,6 +321,7 @@ class FastReceive(Base):
             self._measure_round_trip(rtt, delay, now)
         self._tell_controller([p for p in packets if p.in_flight], rtt, now)
         self._tell_what_arrived(packets)
+        self.path_mtu.note_delivered(max([packet.sent_bytes for packet in packets]))
         loss._detect_loss(now=now, space=space)
         if loss.peer_completed_address_validation:
             loss._pto_count = 0

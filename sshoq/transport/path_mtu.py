@@ -1,12 +1,13 @@
 """How large a datagram the path takes: tried out with packets that may get lost (RFC 8899).
 
 The handshake uses the size that every QUIC path must take. Afterwards one probe at a time asks for
-more; what was acknowledged is used. Knows neither packets nor clocks.
+more; what was acknowledged is used. When large datagrams vanish and small ones get through, the
+path has become narrower. Knows no packets; time is an argument.
 """
 
-PROBE_SIZES = (1352, 1392, 1452)
-"""UDP payloads: inside another QUIC connection, inside WireGuard over IPv4, plain Ethernet over
-IPv6."""
+PROBE_SIZES = (1352, 1392, 1452, 8952, 16200)
+"""UDP payloads: inside another QUIC connection, inside WireGuard over IPv4, plain Ethernet and
+jumbo frames over IPv6, and for loopback what fits four times into one segmented send."""
 
 TRIES = 2
 """A single probe may be lost for any reason."""
@@ -14,11 +15,27 @@ TRIES = 2
 BLACK_HOLE_TIMEOUTS = 3
 """So many probe timeouts in a row with large datagrams: perhaps only small ones get through now."""
 
+BLACK_HOLE_LOSSES = 3
+"""The same when losses were told so often, each time because something small was acknowledged, and
+nothing large was."""
+
+TRY_AGAIN_AFTER = 600.0
+"""Seconds (RFC 8899 5.1.1). Paths change, and three lost packets may have been an accident."""
+
 
 class PathMtu:
     """The size in use, and the search for a better one."""
 
-    __slots__ = ("_failures", "_in_flight", "_limit", "_untried", "base", "size")
+    __slots__ = (
+        "_again_at",
+        "_failures",
+        "_in_flight",
+        "_limit",
+        "_losses",
+        "_untried",
+        "base",
+        "size",
+    )
 
     def __init__(self, base: int) -> None:
         self.base = base
@@ -28,9 +45,14 @@ class PathMtu:
     def restart(self) -> None:
         """The path is a new one."""
         self.size = self.base
+        self._in_flight = False
+        self._search()
+
+    def _search(self) -> None:
         self._untried = [size for size in PROBE_SIZES if self.size < size <= self._limit]
         self._failures = 0
-        self._in_flight = False
+        self._losses = 0
+        self._again_at: float | None = None
 
     def limit(self, most: int) -> None:
         """The peer takes no larger ones."""
@@ -39,12 +61,25 @@ class PathMtu:
         self.size = min(self.size, most)
         self._untried = [size for size in self._untried if size <= most]
 
-    def next_probe(self) -> int | None:
+    def next_probe(self, now: float) -> int | None:
         """The size to try now, of which `succeeded` or `failed` must tell the end."""
-        if self._in_flight or not self._untried:
+        if self._in_flight:
+            return None
+        if not self._untried and not self._is_time_again(now):
             return None
         self._in_flight = True
         return self._untried[0]
+
+    def _is_time_again(self, now: float) -> bool:
+        """Whether to begin anew, with the sizes that did not get through."""
+        if self.size >= min(self._limit, PROBE_SIZES[-1]):
+            return False
+        if self._again_at is None:
+            self._again_at = now + TRY_AGAIN_AFTER
+        if now < self._again_at:
+            return False
+        self._search()
+        return bool(self._untried)
 
     def succeeded(self, size: int) -> None:
         self._in_flight = False
@@ -59,8 +94,29 @@ class PathMtu:
         if self._failures >= TRIES:
             self._untried.clear()  # what is larger will not get through either
 
+    # ------------------------------------------------------------------ black holes
+
     def note_timeouts(self, count: int) -> None:
         """So many probe timeouts in a row without an answer."""
-        if count >= BLACK_HOLE_TIMEOUTS and self.size > self.base:
+        if count >= BLACK_HOLE_TIMEOUTS:
+            self._shrink()
+
+    def note_delivered(self, largest: int) -> None:
+        """The largest of some datagrams that have arrived."""
+        if largest > self.base:
+            self._losses = 0
+
+    def note_lost(self, smallest: int) -> None:
+        """The smallest of some datagrams that were lost."""
+        if smallest <= self.base or self.size == self.base:
+            return
+        self._losses += 1
+        if self._losses >= BLACK_HOLE_LOSSES:
+            self._shrink()
+
+    def _shrink(self) -> None:
+        if self.size > self.base:
             self.size = self.base
             self._untried.clear()
+            self._losses = 0
+            self._again_at = None

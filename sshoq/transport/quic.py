@@ -534,7 +534,7 @@ class _Connection(QuicConnection):
         path = self._network_paths[0]
         if not self._handshake_confirmed or not path.is_validated or self.is_over:
             return []
-        size = self.path_mtu.next_probe()
+        size = self.path_mtu.next_probe(now)
         if size is None:
             return []
         builder = QuicPacketBuilder(
@@ -795,6 +795,7 @@ class _FastConnection(FastSend, _Connection):
         super().__init__(configuration, limits, **options)
         pacer = Pacer(configuration.max_datagram_size, self.controller.pacing_rate)
         self._loss._pacer = cast(Any, pacer)
+        self.controller.watch_losses = self.path_mtu.note_lost
 
     def _initialize(self, peer_cid: bytes) -> None:
         super()._initialize(peer_cid)
