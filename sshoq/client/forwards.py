@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from sshoq.client.log import Failure, Log
-from sshoq.client.opening import ClientConversation
+from sshoq.client.opening import ClientConversation, refuse_unasked
 from sshoq.config.forward_spec import Forward
 from sshoq.config.options import Options
 from sshoq.config.permitted import may_open, parse_places
@@ -41,6 +41,7 @@ from sshoq.protocol.messages import (
     unmapped,
 )
 from sshoq.protocol.outcome import Unsupported
+from sshoq.protocol.version import PeerTraits
 from sshoq.transport.channel import (
     Channel,
     ChannelClosed,
@@ -52,6 +53,7 @@ from sshoq.transport.quic import NoStreamCredit, StreamClosed
 from sshoq.wire import IPPort
 
 LOCALHOST = "localhost"
+NOBODY = IPPort("", 0)
 
 _REASONS = {
     RefusalReason.ADMINISTRATIVELY_PROHIBITED: "administratively prohibited",
@@ -170,7 +172,8 @@ class Forwards:
             self._log.error("Could not request local forwarding.")
 
     async def _listen(self, forward: Forward) -> None:
-        self._check_reachable(forward)
+        if forward.connect_path is not None:
+            check_paths_are_known(self._traits, forward.connect_path)
         if forward.listen_path is not None:
             sockets = [self._listen_on_path(forward.listen_path)]
         else:
@@ -186,14 +189,14 @@ class Forwards:
 
         self._acceptors.append(Acceptor(sockets, take))
 
-    def _check_reachable(self, forward: Forward) -> None:
-        """A Go server is told addresses only."""
-        if forward.connect_path is not None and not self._knows_names:
-            raise Unsupported(f"{forward.connect_path}: this server forwards no Unix sockets")
+    @property
+    def _traits(self) -> PeerTraits:
+        traits: PeerTraits = self._client.conversation.traits
+        return traits
 
     @property
     def _knows_names(self) -> bool:
-        return bool(self._client.conversation.traits.supports(Extension.FORWARD))
+        return self._traits.supports(Extension.FORWARD)
 
     def _listen_on_path(self, path: str) -> socket.socket:
         options = self._options
@@ -231,25 +234,14 @@ class Forwards:
             if forward.dynamic:
                 await self._lead_out_by_socks(number, end, caller)
             else:
-                await self._join_opened(number, end, await self._opening(forward, caller))
+                opening = await opening_for(self._traits, forward, caller)
+                await self._join_opened(number, end, opening)
         except OSError as error:  # a name that nobody knows; the server was not asked
             self._log.error(
                 f"channel {number}: open failed: connect failed: {error.strerror or error}"
             )
         finally:
             end.close()
-
-    async def _opening(self, forward: Forward, caller: IPPort) -> ChannelOpening:
-        if forward.connect_path is not None:
-            return DirectStreamlocal(forward.connect_path)
-        return await self.opening_for(forward.connect_host or "", forward.connect_port or 0, caller)
-
-    async def opening_for(self, host: str, port: int, caller: IPPort) -> ChannelOpening:
-        """Names are the server's to look up, if it can be told them."""
-        if self._knows_names:
-            return DirectTcpip(host, port, *caller)
-        [(_, address), *_] = await look_up(host, port)
-        return DirectTcp(IPPort(str(address[0]).partition("%")[0], port))
 
     async def _join_opened(self, number: int, end: SocketEnd, opening: ChannelOpening) -> None:
         """What the caller says travels with the request to connect, ahead of the answer."""
@@ -287,7 +279,8 @@ class Forwards:
             if not await self._negotiate(number, state, end.source, end.sink):
                 return
             assert state.target is not None
-            channel = self._open(number, await self.opening_for(*state.target, caller))
+            target = Forward(connect_host=state.target.host, connect_port=state.target.port)
+            channel = self._open(number, await opening_for(self._traits, target, caller))
             if channel is None or not await self._await_opened(number, channel):
                 await end.sink.write(state.failed())
                 return
@@ -347,8 +340,7 @@ class Forwards:
 
     async def _ask_go_listener(self, forward: Forward) -> Channel:
         """It listens on addresses only, does not report a port, and names the target back to us."""
-        traits = self._client.conversation.traits
-        if not traits.knows_fork_channels or forward.listen_path is not None:
+        if not self._traits.knows_fork_channels or forward.listen_path is not None:
             raise Unsupported(f"{forward.listen_text()}: this server cannot listen there")
         if not forward.listen_port:
             raise Unsupported("this server cannot tell which port it chose")
@@ -410,7 +402,7 @@ class Forwards:
         forward = self._forward_of(opening)
         if forward is None:
             self._log.debug(f"{opening.type_name} was not asked for")
-            turn_away(channel, RefusalReason.ADMINISTRATIVELY_PROHIBITED, "not requested")
+            refuse_unasked(channel)
         else:
             self._start(number, self._lead_in(number, forward, channel))
 
@@ -431,7 +423,8 @@ class Forwards:
         try:
             end = await self._dial(forward)
         except OSError as error:
-            turn_away(channel, RefusalReason.CONNECT_FAILED, error.strerror or str(error))
+            if channel.is_usable():
+                channel.refuse(RefusalReason.CONNECT_FAILED, error.strerror or str(error))
             return
         try:
             channel.confirm()
@@ -497,7 +490,7 @@ class Forwards:
             end = await dial_path(path)
         except OSError as error:
             self._log.debug(f"agent at {path}: {error.strerror or error}")
-            turn_away(channel, RefusalReason.CONNECT_FAILED, "no agent")
+            refuse_unasked(channel)
             return
         try:
             channel.confirm()
@@ -508,19 +501,34 @@ class Forwards:
         await join(channel, end, channel.close if is_go else channel.finish)
 
 
-def turn_away(channel: Channel, reason: int, text: str) -> None:
-    """Refuse, in the way that this peer survives."""
-    if channel.state.traits.is_go and isinstance(channel.state.opening, AgentConnection):
-        channel.close()
-    elif channel.is_usable():
-        channel.refuse(reason, text)
-
-
 def _address_to_ask(forward: Forward) -> str:
     """What OpenSSH puts into its request: "" is everywhere."""
     if forward.listen_host is None:
         return LOCALHOST
     return "" if forward.listen_host == "*" else forward.listen_host
+
+
+# --------------------------------------------------------------------------- what to ask for
+
+
+async def opening_for(
+    traits: PeerTraits, forward: Forward, caller: IPPort = NOBODY
+) -> ChannelOpening:
+    """Names are the server's to look up, if it can be told them. Unsupported, OSError."""
+    host, port = forward.connect_host or "", forward.connect_port or 0
+    if forward.connect_path is not None:
+        check_paths_are_known(traits, forward.connect_path)
+        return DirectStreamlocal(forward.connect_path)
+    if traits.supports(Extension.FORWARD):
+        return DirectTcpip(host, port, *caller)
+    [(_, address), *_] = await look_up(host, port)
+    return DirectTcp(IPPort(str(address[0]).partition("%")[0], port))
+
+
+def check_paths_are_known(traits: PeerTraits, path: str) -> None:
+    """A Go server is told addresses only."""
+    if not traits.supports(Extension.FORWARD):
+        raise Unsupported(f"{path}: this server forwards no Unix sockets")
 
 
 # --------------------------------------------------------------------------- dialling

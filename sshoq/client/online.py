@@ -4,9 +4,10 @@ the end.
 Loaded while that flight travels. Reads top to bottom, as main.py does before it.
 """
 
+import asyncio
 import os
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sshoq.auth.agent import agent_path
 from sshoq.client import wishes
@@ -34,6 +35,11 @@ from sshoq.protocol.extensions import Extension
 from sshoq.protocol.messages import Session
 from sshoq.protocol.outcome import Unsupported
 from sshoq.protocol.request import ConnectRequest, ResponseHead
+from sshoq.transport.channel import Channel
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sshoq.client.forwards import Forwards
 
 LEGACY_USER_AGENT = "SSH 3.0 h4sh5/sshoq 0.1.5"
 """What a Go server from before the specification had a name accepts."""
@@ -70,8 +76,10 @@ class _Run:
         self._options: Options = departure.invocation.options
         self._log = departure.log
         self._prompter = departure.prompter
-        self._session = session_wish(departure.invocation)
+        self._agent = wishes.forwarded_agent(self._options, os.environ)
+        self._session = session_wish(departure.invocation, self._agent)
         self._asked: Asked | None = None
+        self._stdio: Channel | None = None
         self._user_agent: str | None = None
         self._banner = ""
 
@@ -96,15 +104,46 @@ class _Run:
         options = self._options
         await self._log_in(client)
         client.watch_server(options.server_alive_interval, options.server_alive_count_max)
+        if not wishes.forwards_anything(options, self._agent):
+            return await self._do_what_is_asked(client, None)
+        from sshoq.client.forwards import forwarding
+
+        async with forwarding(client, options, self._log, self._agent) as forwards:
+            await forwards.listen_locally()
+            await forwards.ask_remote()
+            return await self._do_what_is_asked(client, forwards)
+
+    async def _do_what_is_asked(
+        self, client: ClientConversation, forwards: "Forwards | None"
+    ) -> int:
+        """With all forwardings in place."""
+        options = self._options
         if options.local_command and options.permit_local_command:
             await run_with_prompts(self._prompter, self._run_local_command)
         if self._departure.background is not None and not self._departure.background.detach():
             return FAILED
-        if self._session is None:
+        if options.stdio_forward is not None:
+            ending = await self._run_stdio(client)
+        elif self._session is None:
             ending = await wait_without_session(client.gone, self._log)
         else:
             ending = await self._run_session(client, self._session)
+            if forwards is not None and ending.signal_number is None:
+                ending = await self._outlast(client, forwards, ending)
         return self._report(client, ending)
+
+    async def _outlast(
+        self, client: ClientConversation, forwards: "Forwards", ending: Ending
+    ) -> Ending:
+        """The session is over; what came through the forwardings goes on, as with ssh."""
+        async with asyncio.TaskGroup() as group:
+            drained = group.create_task(forwards.drained())
+            waiting = group.create_task(wait_without_session(client.gone, self._log))
+            either: set[asyncio.Task[Any]] = {drained, waiting}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            for task in either:
+                task.cancel()
+        return ending
 
     # ----- login
 
@@ -135,8 +174,8 @@ class _Run:
         answer = client.answer_to(self._request(authorization))
         traits = client.conversation.traits
         is_login = authorization is not None
-        if self._session is not None and is_login and traits.supports(Extension.EARLY):
-            self._asked = self._ask(client, self._session, speculative=True)
+        if is_login and traits.supports(Extension.EARLY):
+            await self._ask_early(client)
         response = await answer
         if response is None:
             raise Failure(f"{self._place}: the server dropped the request without an answer")
@@ -144,13 +183,20 @@ class _Run:
         if response.status == 200:
             self._check_version(response)
             return Reply(True)
-        self._asked = None  # refused with the login
+        self._asked = self._stdio = None  # refused with the login
         if response.status == 403 and self._user_agent is None and _is_legacy(response):
             self._user_agent = LEGACY_USER_AGENT
             return await self._try(client, authorization)
         if response.status != 401:
             raise Failure(self._complaint(response))
         return Reply(False, response.methods)
+
+    async def _ask_early(self, client: ClientConversation) -> None:
+        """Not with remote forwardings: they must stand before the session starts."""
+        if self._options.stdio_forward is not None:
+            self._stdio = await self._open_stdio(client)
+        elif self._session is not None and not self._options.remote_forwards:
+            self._asked = self._ask(client, self._session, speculative=True)
 
     def _request(self, authorization: str | None) -> ConnectRequest:
         options = self._options
@@ -220,6 +266,26 @@ class _Run:
         self._log.debug("Entering interactive session.")
         return await SessionRun(asked, wish, self._log, connections=client.list_channels).run()
 
+    async def _run_stdio(self, client: ClientConversation) -> Ending:
+        from sshoq.client.stdio import run_stdio
+
+        channel = self._stdio or await self._open_stdio(client)
+        return await run_stdio(channel, self._log)
+
+    async def _open_stdio(self, client: ClientConversation) -> Channel:
+        from sshoq.client.forwards import opening_for
+
+        forward = self._options.stdio_forward
+        assert forward is not None
+        try:
+            opening = await opening_for(client.conversation.traits, forward)
+            return client.conversation.open_channel(opening, speculative=True)
+        except (Unsupported, OSError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise Failure(
+                f"channel 0: open failed: connect failed: {reason}", "stdio forwarding failed"
+            ) from None
+
     def _report(self, client: ClientConversation, ending: Ending) -> int:
         """The last words, when the terminal is as before, and the exit status."""
         has_terminal = self._session is not None and self._session.terminal is not None
@@ -256,8 +322,8 @@ def login_wishes(options: Options) -> Wishes:
     )
 
 
-def session_wish(invocation: Invocation) -> SessionWish | None:
-    """None with -N."""
+def session_wish(invocation: Invocation, agent: str | None) -> SessionWish | None:
+    """None with -N. `agent`: where the agent to be taken along listens."""
     options = invocation.options
     if options.session_type == "none":
         return None
@@ -275,4 +341,5 @@ def session_wish(invocation: Invocation) -> SessionWish | None:
         environment=wishes.environment_of(options, os.environ),
         escape_character=wishes.escape_character(options),
         stdin_null=options.stdin_null,
+        forward_agent=agent is not None,
     )

@@ -6,13 +6,13 @@ the connection is turned into the one line that OpenSSH has for it.
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sshoq.client.addresses import HostAddress
 from sshoq.client.first_flight import Flight, LinkWish, launch
 from sshoq.client.log import Failure, Log
 from sshoq.protocol.conversation import ConversationState
-from sshoq.protocol.messages import RefusalReason
+from sshoq.protocol.messages import AgentConnection, RefusalReason
 from sshoq.protocol.outcome import Code
 from sshoq.protocol.request import ConnectRequest, ResponseHead
 from sshoq.transport.channel import Channel
@@ -57,6 +57,8 @@ class ClientConversation:
         self._log = log
         self._response: asyncio.Future[ResponseHead | None] | None = None
         self.logged_in = False
+        self.on_channel: Callable[[Channel], None] = refuse_unasked
+        """What is done about a channel that the server opens."""
         self.conversation = _EagerConversation(
             flight.engine, flight.udp, ConversationState(is_client=True), self
         )
@@ -142,8 +144,7 @@ class ClientConversation:
             self._response.set_result(response)
 
     def channel_arrived(self, channel: Channel) -> None:
-        """Nothing was asked for that would make the server open one."""
-        channel.refuse(RefusalReason.ADMINISTRATIVELY_PROHIBITED, "not requested")
+        self.on_channel(channel)
 
     def routes_changed(self, added: bytes | None, removed: bytes | None) -> None: ...
 
@@ -182,6 +183,14 @@ class ClientConversation:
                 f"Disconnected from {place}",
             )
         return (f"Connection closed by {place}",)
+
+
+def refuse_unasked(channel: Channel) -> None:
+    """Nothing was asked for that would make the server open one."""
+    if channel.state.traits.is_go and isinstance(channel.state.opening, AgentConnection):
+        channel.close()  # else its program would wait for ever
+    else:
+        channel.refuse(RefusalReason.ADMINISTRATIVELY_PROHIBITED, "not requested")
 
 
 def _handshake_failure(end: Terminated) -> str:

@@ -22,7 +22,9 @@ from sshoq.forwarding.forwarder import standard_sink, standard_source
 from sshoq.forwarding.relay import Source, pump
 from sshoq.protocol.extensions import Extension
 from sshoq.protocol.messages import (
+    FORWARD_AGENT,
     MAX_COMMAND,
+    AgentReq,
     Break,
     ChannelRequest,
     Env,
@@ -75,6 +77,7 @@ class SessionWish(NamedTuple):
     environment: tuple[tuple[str, str], ...] = ()
     escape_character: bytes | None = None
     stdin_null: bool = False
+    forward_agent: bool = False
 
 
 class Ending(NamedTuple):
@@ -113,6 +116,8 @@ def ask_for_session(channel: Channel, wish: SessionWish, log: Log) -> Asked:
     state = SessionClientState(channel.state, program, has_pty=wish.terminal is not None)
     channel.watcher = state.watch
     terminal = None
+    if wish.forward_agent:
+        _ask_for_agent(channel, log)
     if wish.terminal is not None:
         terminal = channel.ask(_pty_request(wish.terminal))
     if traits.supports(Extension.ENV):
@@ -124,6 +129,18 @@ def ask_for_session(channel: Channel, wish: SessionWish, log: Log) -> Asked:
     if isinstance(program, Exec):
         log.debug(f"Sending command: {program.command}")
     return Asked(channel, state, terminal, channel.ask(program), program.name_on_wire)
+
+
+def _ask_for_agent(channel: Channel, log: Log) -> None:
+    """As OpenSSH does, or as the Go client does. Whether it is granted shows by itself."""
+    traits = channel.state.traits
+    if traits.supports(Extension.AGENT):
+        log.debug("Requesting authentication agent forwarding.")
+        channel.request(AgentReq())
+    elif traits.is_go:
+        channel.write_now(FORWARD_AGENT)
+    else:
+        log.debug("this server forwards no agent")
 
 
 def _program_request(wish: SessionWish) -> ChannelRequest:

@@ -23,7 +23,6 @@ _NOT_YET = "{} is not supported yet by sshoq"
 
 _ACTIONS = {
     "control": "-O",
-    "stdio": "--stdio",
     "sftp": "-sftp",
     "scp": "-scp",
 }
@@ -34,18 +33,19 @@ def not_supported(invocation: Invocation) -> str | None:
     options = invocation.options
     asked = {
         _ACTIONS.get(invocation.action, ""): invocation.action in _ACTIONS,
-        "-W": options.stdio_forward is not None,
         "-J (ProxyJump)": options.proxy_jump is not None,
         "-proxy-jump (UDPProxyJump)": options.udp_proxy_jump is not None,
         "ProxyCommand": options.proxy_command is not None,
-        "-L or -D (LocalForward, DynamicForward)": bool(options.local_forwards),
-        "-R (RemoteForward)": bool(options.remote_forwards),
+        "UDP forwarding": any(
+            forward.protocol == "udp"
+            for forward in (*options.local_forwards, *options.remote_forwards)
+        ),
         "-w (Tunnel)": options.tunnel != "no",
         "-I (PKCS11Provider)": options.pkcs11_provider is not None,
         "-use-oidc": options.use_oidc is not None,
     }
     words = invocation.ssh_arguments or ()
-    asked |= {letter: letter in words for letter in ("-A", "-X", "-Y", "-M")}
+    asked |= {letter: letter in words for letter in ("-X", "-Y", "-M")}
     name = next((name for name, wanted in asked.items() if wanted), None)
     return None if name is None else _NOT_YET.format(name)
 
@@ -53,7 +53,6 @@ def not_supported(invocation: Invocation) -> str | None:
 def harmlessly_ignored(options: Options) -> list[str]:
     """What a configuration file may wish for every host, and what is left out without harm."""
     ignored = {
-        "ForwardAgent": options.forward_agent,
         "ForwardX11": options.forward_x11,
         "ControlMaster": options.control_master != "no",
         "CertificateFile": bool(options.certificate_files),
@@ -151,3 +150,20 @@ def local_command_text(invocation: Invocation) -> str:
         return expand(options.local_command or "", tokens)
     except ExpansionError as error:
         raise Failure(*error.lines) from None
+
+
+# --------------------------------------------------------------------------- forwarding
+
+
+def forwarded_agent(options: Options, environ: Mapping[str, str]) -> str | None:
+    """Where the agent listens that is to be taken along; None without one, as for ssh."""
+    if not options.forward_agent:
+        return None
+    from sshoq.auth.agent import agent_path  # this module is loaded ahead of the first flight
+
+    path = options.forward_agent_path or agent_path(options.identity_agent, environ)
+    return path if path is not None and os.path.exists(path) else None
+
+
+def forwards_anything(options: Options, agent: str | None) -> bool:
+    return bool(options.local_forwards or options.remote_forwards or agent)

@@ -5,6 +5,7 @@ that a part of the data is never taken for the whole.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 from sshoq.forwarding.relay import Sink, Source, pump
@@ -30,12 +31,15 @@ class End(Protocol):
     def close(self) -> None: ...
 
 
-async def join(channel: Channel, end: End) -> None:
-    """Until both directions have ended, or the channel is broken off. Closes both."""
+async def join(channel: Channel, end: End, finish: Callable[[], None] | None = None) -> None:
+    """Until both directions have ended, or the channel is broken off. Closes both.
+
+    `finish`: how to say that no more comes from this end, if not as most channels do.
+    """
     try:
         async with asyncio.TaskGroup() as group:
             pumps = [
-                group.create_task(_send(end, channel)),
+                group.create_task(_send(end, channel, finish or channel.finish)),
                 group.create_task(_receive(channel, end)),
             ]
 
@@ -57,9 +61,9 @@ async def join(channel: Channel, end: End) -> None:
         channel.close()
 
 
-async def _send(end: End, channel: Channel) -> None:
+async def _send(end: End, channel: Channel, finish: Callable[[], None]) -> None:
     try:
-        await pump(end.source, DataSink(channel, channel.finish))
+        await pump(end.source, DataSink(channel, finish))
     except SinkClosed:
         end.stop_reading()
 

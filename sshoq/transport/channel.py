@@ -198,6 +198,10 @@ class Channel:
         self._send(self.state.data(data))
         await self._drained()
 
+    def write_now(self, data: Buffer) -> None:
+        """Send a few bytes, without waiting for room. SinkClosed."""
+        self._send(self.state.data(data))
+
     async def write_extended(self, data: Buffer) -> None:
         """Send stderr data, in the same way."""
         self._send(self.state.extended(STDERR, data))

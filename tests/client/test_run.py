@@ -457,12 +457,8 @@ def test_messages_go_to_the_log_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "name"),
     [
-        (["-L", "1234:localhost:80"], "-L or -D"),
-        (["-D", "1080"], "-L or -D"),
-        (["-R", "1234:localhost:80"], "-R"),
-        (["-W", "localhost:22"], "-W"),
+        (["-L", "udp:1234:localhost:80"], "UDP forwarding"),
         (["-J", "jump"], "-J"),
-        (["-A"], "-A"),
         (["-X"], "-X"),
         (["-M"], "-M"),
         (["-O", "check", "-S", "/nonexistent"], "-O"),

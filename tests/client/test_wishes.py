@@ -89,7 +89,7 @@ def test_local_command_knows_the_tokens() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["ForwardAgent yes", "ForwardX11 yes", "ControlMaster auto", "Compression yes"]
+    "line", ["ForwardX11 yes", "ControlMaster auto", "Compression yes"]
 )
 def test_config_files_may_wish_what_does_no_harm(tmp_path: Path, line: str) -> None:
     config = tmp_path / "config"
@@ -100,7 +100,7 @@ def test_config_files_may_wish_what_does_no_harm(tmp_path: Path, line: str) -> N
 
 
 @pytest.mark.parametrize(
-    "line", ["LocalForward 1234 x:1", "ProxyJump x", "UDPProxyJump x", "Tunnel yes"]
+    "line", ["ProxyJump x", "UDPProxyJump x", "Tunnel yes"]
 )
 def test_config_files_may_not_wish_what_would_be_missed(tmp_path: Path, line: str) -> None:
     config = tmp_path / "config"

@@ -32,8 +32,8 @@ ClientFactory = Callable[..., Client]
 # What ssh does and ours says it cannot do yet. Whoever adds the feature removes the line: the
 # scenario is there. By file or by test; not run, since most would wait for what does not come.
 NOT_YET = {
-    "test_forwarding.py": "forwarding, jump hosts and connection sharing are not there yet",
-    "TestProxyCommand": "-W is not there yet",
+    "TestJump": "jump hosts are not there yet",
+    "TestSharing": "connection sharing is not there yet",
     "test_a_command_may_name_the_keys": "AuthorizedKeysCommand is refused at the start",
 }
 

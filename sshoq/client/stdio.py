@@ -1,0 +1,68 @@
+"""Standard input and output as one connection to somewhere behind the server: -W and --stdio.
+
+What a ProxyCommand does. Loaded only for that.
+"""
+
+import asyncio
+import signal
+
+from sshoq.client.log import Log
+from sshoq.client.session import FAILED, Ending
+from sshoq.client.signals import ENDING, catching
+from sshoq.forwarding.forwarder import FdSink, FdSource, standard_sink, standard_source
+from sshoq.forwarding.joint import join
+from sshoq.transport.channel import Channel, ChannelClosed, ChannelRefused
+
+
+class StandardEnd:
+    """Our standard input and output as an end of a channel."""
+
+    def __init__(self) -> None:
+        self.source: FdSource = standard_source(0)
+        self.sink: FdSink = standard_sink(1)
+
+    def stop_reading(self) -> None:
+        self.source.close()
+
+    def abort(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.source.close()
+        self.sink.close()
+
+
+async def run_stdio(channel: Channel, log: Log) -> Ending:
+    """Until both directions have ended, or a signal ends us. The channel may not be open yet."""
+    ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+
+    def obey(number: int) -> None:
+        status = 0 if number == signal.SIGTERM else FAILED
+        if not ended.done():
+            ended.set_result(Ending(status, signal_number=number))
+
+    async with asyncio.TaskGroup() as group:
+        with catching(ENDING, obey):
+            body = group.create_task(_run(channel, log))
+            await asyncio.wait({ended, body}, return_when=asyncio.FIRST_COMPLETED)
+        body.cancel()
+    return ended.result() if ended.done() else body.result()
+
+
+async def _run(channel: Channel, log: Log) -> Ending:
+    """What is there to be sent travels ahead of the answer."""
+    async with asyncio.TaskGroup() as group:
+        joint = group.create_task(join(channel, StandardEnd()))
+        try:
+            await channel.opened()
+        except ChannelRefused as refusal:
+            from sshoq.client.forwards import describe_refusal
+
+            log.error(f"channel 0: open failed: {describe_refusal(refusal)}")
+            log.error("stdio forwarding failed")
+            joint.cancel()
+            return Ending(FAILED)
+        except ChannelClosed:
+            joint.cancel()
+            return Ending(None)
+    return Ending(0)
