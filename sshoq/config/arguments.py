@@ -41,7 +41,7 @@ CONTROL_COMMANDS = (
     "proxy",
     "stop",
 )
-DEFAULT_STDIO_TARGET = "localhost:22"
+DEFAULT_STDIO_HOST, DEFAULT_STDIO_PORT = "127.0.0.1", 22
 
 
 class Finished(Exception):
@@ -474,7 +474,16 @@ def _go_forward(attribute: str, protocol: str) -> WithArgument:
 
 def _stdio(line: CommandLine, value: str) -> None:
     line.action = "stdio"
-    _stdio_forward(line, value or DEFAULT_STDIO_TARGET)
+    _stdio_forward(line, stdio_target(value))
+
+
+def stdio_target(word: str) -> str:
+    """target[:port], port or path, as -W would take it; none: the sshd of the server itself."""
+    if word.isascii() and word.isdigit():
+        return f"{DEFAULT_STDIO_HOST}:{word}"
+    if word and ":" not in word and "/" not in word:
+        return f"{word}:{DEFAULT_STDIO_PORT}"
+    return word or f"{DEFAULT_STDIO_HOST}:{DEFAULT_STDIO_PORT}"
 
 
 # name: (takes a value, what it does)

@@ -7,7 +7,7 @@ UsageError.
 from collections.abc import Mapping, Sequence
 
 from sshoq.config import algorithms
-from sshoq.config.arguments import CommandLine, Finished
+from sshoq.config.arguments import CommandLine, Finished, stdio_target
 from sshoq.config.canonical import Canonicalizer
 from sshoq.config.destination import (
     Destination,
@@ -16,7 +16,7 @@ from sshoq.config.destination import (
     parse_jump_hosts,
 )
 from sshoq.config.expansion import Expander
-from sshoq.config.forward_spec import Forward
+from sshoq.config.forward_spec import Forward, parse_stdio_forward
 from sshoq.config.keywords import (
     DEFAULT_IDENTITIES,
     KEYWORDS,
@@ -24,7 +24,7 @@ from sshoq.config.keywords import (
     USER_KNOWN_HOSTS,
     Settings,
 )
-from sshoq.config.lexer import ascii_lower
+from sshoq.config.lexer import ConfigSyntaxError, ascii_lower
 from sshoq.config.options import Options
 from sshoq.config.reader import ConfigReader
 from sshoq.config.surroundings import Paths, Surroundings, UnknownUserError
@@ -200,19 +200,21 @@ class Resolution:
     def _join_command(self) -> None:
         words = self.line.command_words
         if self.line.action == "stdio" and words:
-            self._set_stdio_port(words)
+            self._set_stdio_target(words)
             words = []
         self.command = " ".join(words)
         if not words and self.settings.get("session_type") == "subsystem":
             raise usage_error(self.notes, "You must specify a subsystem to invoke.")
 
-    def _set_stdio_port(self, words: list[str]) -> None:
-        """--stdio %h %p: the port of the sshd behind the server."""
-        if len(words) != 1 or not (words[0].isascii() and words[0].isdigit()):
-            raise usage_error(self.notes, "--stdio takes a destination and at most a port")
-        self.settings["stdio_forward"] = Forward(
-            connect_host="localhost", connect_port=int(words[0])
-        )
+    def _set_stdio_target(self, words: list[str]) -> None:
+        """--stdio HOST [TARGET[:PORT]]: where to, as seen from the server."""
+        try:
+            if len(words) != 1:
+                raise ConfigSyntaxError("one target")
+            self.settings["stdio_forward"] = parse_stdio_forward(stdio_target(words[0]))
+        except ConfigSyntaxError:
+            complaint = "--stdio takes a destination and at most one target[:port]"
+            raise usage_error(self.notes, complaint) from None
 
     def _set_log_level(self) -> None:
         level = self.settings.get("log_level")

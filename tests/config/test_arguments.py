@@ -121,8 +121,11 @@ def test_verbosity_counts(machine: Machine) -> None:
 
 def test_stdio_mode_reaches_the_sshd_behind(machine: Machine) -> None:
     for words, host, port in (
-        (["--stdio", "web"], "localhost", 22),
-        (["--stdio", "u@web", "2222"], "localhost", 2222),
+        (["--stdio", "web"], "127.0.0.1", 22),
+        (["--stdio", "u@web", "2222"], "127.0.0.1", 2222),
+        (["--stdio", "u@web", "inner"], "inner", 22),
+        (["--stdio", "u@web:4433/path", "inner:2222"], "inner", 2222),
+        (["--stdio", "web", "[::1]:22"], "::1", 22),
         (["--stdio=inner:23", "web"], "inner", 23),
     ):
         invocation = machine.resolve(*words)
@@ -135,7 +138,11 @@ def test_stdio_mode_reaches_the_sshd_behind(machine: Machine) -> None:
         )
         assert invocation.options.clear_all_forwardings
         assert not invocation.wants_tty
-    assert "--stdio takes" in machine.refusal("--stdio", "web", "x")[0]
+    path = machine.resolve("--stdio", "web", "/run/ssh.sock").options.stdio_forward
+    assert path is not None
+    assert path.connect_path == "/run/ssh.sock"
+    for wrong in (["a:b:c"], ["inner:0"], ["inner", "22"]):
+        assert "--stdio takes" in machine.refusal("--stdio", "web", *wrong)[0]
 
 
 def test_copies_name_their_server_before_the_percent_sign(machine: Machine) -> None:
