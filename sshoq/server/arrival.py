@@ -48,8 +48,8 @@ def read_arrivals(listener: socket.socket, most: int) -> Iterator[Arrival]:
             return
         except _PASSING:
             continue
-        if flags & socket.MSG_TRUNC or not payload:
-            continue
+        if flags & socket.MSG_TRUNC or not payload or not peer[1]:
+            continue  # nobody can be answered at port 0
         yield Arrival(payload, (_with_zone(peer), peer[1]), _local_address(ancillary))
 
 

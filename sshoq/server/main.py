@@ -465,7 +465,10 @@ class Server:
             peer = parse_peer(listener.udp.family, request.peer_address, request.peer_port)
             check_local(listener.udp, request.local_address)
         except ValueError as error:
-            raise PrivsepError(str(error)) from None
+            # No fault of the router's: anybody can send a datagram from port 0, or from nowhere.
+            self._log_refusal(f"no connection {where}: {error}")
+            control.send(NotAdmitted("impossible address"))
+            return
         try:
             self._limit_debug_mode()
             source = self._admission.admit(peer[0], time.monotonic())
@@ -479,7 +482,7 @@ class Server:
             self._admission.release(source)
             if isinstance(error, BlockingIOError):
                 raise
-            log.error(f"no connection {where}: {error.strerror}")
+            self._log_refusal(f"no connection {where}: {error.strerror}")
             control.send(NotAdmitted(error.strerror or "error"))
 
     def _limit_debug_mode(self) -> None:

@@ -40,10 +40,9 @@ def newcomer():
     if data == b"junk":
         control.send(b"\\xff\\xff")
         return
-    if data == b"forge":
-        main.send(Admit("203.0.113.1.5", 99, "", 1, number))
-        return
-    main.send(Admit(peer[0], peer[1], "", listener.getsockname()[1], number))
+    kind, _, claim = data.decode().partition(" ")
+    source = claim.split() if kind == "claim" else peer
+    main.send(Admit(source[0], int(source[1]), "", listener.getsockname()[1], number))
     answer, descriptors = main.receive()
     if isinstance(answer, NotAdmitted):
         listener.sendto(b"refused: " + answer.reason.encode(), peer)

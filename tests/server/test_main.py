@@ -225,7 +225,17 @@ def test_a_monitor_that_crashes_costs_its_peer_a_penalty(
     assert server.client().ask("hello") == "refused: penalty: crash"
 
 
-@pytest.mark.parametrize("sin", [b"junk", b"forge", b"die"])
+@pytest.mark.parametrize("claim", ["127.0.0.1 0", "0.0.0.0 9", "224.0.0.1 9", "::1 9", "pigeon 9"])
+def test_a_source_that_cannot_be_answered_is_refused_and_the_router_serves_on(
+    server: FakeServer, claim: str
+) -> None:
+    router = server.client().ask("hello")
+    refusal = server.client().ask(f"claim {claim}")
+    assert refusal.startswith("refused: ")
+    assert server.client().ask("hello") == router
+
+
+@pytest.mark.parametrize("sin", [b"junk", b"die"])
 def test_a_router_that_breaks_the_rules_is_replaced_and_connections_stay(
     server: FakeServer, sin: bytes
 ) -> None:
