@@ -35,7 +35,7 @@ def not_supported(invocation: Invocation) -> str | None:
         _ACTIONS.get(invocation.action, ""): invocation.action in _ACTIONS,
         "-J (ProxyJump)": options.proxy_jump is not None,
         "-proxy-jump (UDPProxyJump)": options.udp_proxy_jump is not None,
-        "ProxyCommand": options.proxy_command is not None,
+        "ProxyCommand": options.proxy_command is not None and not _leads_here(invocation),
         "UDP forwarding": any(
             forward.protocol == "udp"
             for forward in (*options.local_forwards, *options.remote_forwards)
@@ -48,6 +48,14 @@ def not_supported(invocation: Invocation) -> str | None:
     asked |= {letter: letter in words for letter in ("-X", "-Y", "-M")}
     name = next((name for name, wanted in asked.items() if wanted), None)
     return None if name is None else _NOT_YET.format(name)
+
+
+def _leads_here(invocation: Invocation) -> bool:
+    """Whether the ProxyCommand is there to put us under plain ssh, or it is us that it runs: then
+    it is not for us to run."""
+    words = (invocation.options.proxy_command or "").split()
+    runs_us = words[:1] != [] and os.path.basename(words[0]) == "sshoq" and "--stdio" in words
+    return invocation.action == "stdio" or runs_us
 
 
 def harmlessly_ignored(options: Options) -> list[str]:

@@ -58,6 +58,19 @@ def test_identity_files_are_expanded_and_none_is_no_file() -> None:
     assert identity_paths(invocation(*options).options) == ("/home/me/.ssh/me_key",)
 
 
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [(["--stdio"], "nc %h %p"), ([], "sshoq --stdio %r@%h"), ([], "/opt/bin/sshoq --stdio %h")],
+)
+def test_a_proxy_command_that_leads_here_is_not_run(
+    tmp_path: Path, words: list[str], command: str
+) -> None:
+    """The same ssh_config serves plain ssh, which needs it, and us, who are it."""
+    config = tmp_path / "config"
+    config.write_text(f"ProxyCommand {command}\n")
+    assert not_supported(invocation(*words, config=config)) is None
+
+
 def test_environment_is_sent_by_pattern_and_set_last() -> None:
     options = invocation("-o", "SendEnv=LC_* X", "-o", "SetEnv=X=set A=1").options
     environ = {"LC_ALL": "C", "X": "mine", "SECRET": "s"}
