@@ -844,6 +844,7 @@ class Engine:
         self._terminated: Terminated | None = None
         self._farewell: list[tuple[Address, list[bytes]]] = []
         self._strays = 0
+        self._first_source = self._path
 
     # ------------------------------------------------------------------ makers
 
@@ -929,6 +930,8 @@ class Engine:
             self._strays += len(datagrams)
             return
         source = plain_address(peer)
+        if not self._is_home(source):
+            return
         position = 0
         while position < len(datagrams) and not self._connection.is_over:
             if self._connection.is_complete:
@@ -937,6 +940,15 @@ class Engine:
                 self._take(datagrams[position], source, now)
                 position += 1
         self._collect()
+
+    def _is_home(self, source: Address) -> bool:
+        """Whether a packet may come from there: until the handshake is complete, only from where
+        the first one came from (RFC 9000 9). The library would follow a client that moves earlier,
+        and who has put a false address on the first packet would be taken for its owner.
+        """
+        if self._first_source is None:
+            self._first_source = source
+        return self._connection.is_complete or source == self._first_source
 
     def outgoing(self, now: float) -> list[tuple[Address, list[bytes]]]:
         """What is to be sent now, in batches per address. After the end: the last flight, then

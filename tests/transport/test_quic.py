@@ -800,6 +800,16 @@ def test_a_ping_is_answered() -> None:
     assert client.engine.round_trip_time == pytest.approx(0.02, abs=0.01)
 
 
+def test_a_handshake_ends_where_it_began() -> None:
+    """Else a false address on the first packet would be the one that a login is allowed for."""
+    link, client, server = make_link()
+    client.address = ("198.51.100.66", 666)
+    link.run(seconds=5.0)
+    assert not client.told(HandshakeCompleted)
+    assert not server.told(HandshakeCompleted)
+    assert server.engine.peer_address == CLIENT
+
+
 def test_a_peer_without_idle_timeout_does_not_end_the_connection_early() -> None:
     link, client, server = make_link()
     internal(server)._configuration.idle_timeout = 0
