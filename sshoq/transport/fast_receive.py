@@ -14,7 +14,13 @@ from sshoq.transport.events import Address
 from sshoq.transport.frames import is_lone_ack, read_stream_frame
 from sshoq.transport.number_ranges import SeenNumbers
 from sshoq.transport.protection import Keys, open_packets, ordinary_run
-from sshoq.transport.stream_halves import FinalSizeChanged, ReceivingHalf, SendingHalf, Stream
+from sshoq.transport.stream_halves import (
+    Buffer,
+    FinalSizeChanged,
+    ReceivingHalf,
+    SendingHalf,
+    Stream,
+)
 
 if TYPE_CHECKING:
     from sshoq.transport.quic import _Connection as Base
@@ -196,7 +202,7 @@ class FastReceive(Base):
         ):
             return 0
         try:
-            ready = receiver.receive(offset, payload[start:stop], fin)
+            ready = receiver.receive(offset, memoryview(payload)[start:stop], fin)
         except FinalSizeChanged:
             return 0  # noted above the same way
         if fresh > 0:
@@ -207,7 +213,7 @@ class FastReceive(Base):
             self._gather(stream, ready)
         return stop
 
-    def _gather(self, stream: Stream, ready: list[bytes]) -> None:
+    def _gather(self, stream: Stream, ready: list[Buffer]) -> None:
         if not stream.arrived and not stream.ended:
             self._arrivals.append(stream)
         stream.arrived += ready
@@ -216,9 +222,8 @@ class FastReceive(Base):
     def hand_on(self) -> None:
         """Tell of the stream data gathered: one event per stream."""
         for stream in self._arrivals:
-            pieces = stream.arrived
-            data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            stream.arrived = []
+            data = b"".join(stream.arrived)
+            stream.arrived.clear()
             self._events.append(
                 self.stream_event(data=data, end_stream=stream.ended, stream_id=stream.stream_id)
             )

@@ -270,13 +270,13 @@ class ReceivingHalf:
         self.is_finished = not readable
         self.stop_pending = False
         self._final_size: int | None = None
-        self._held: dict[int, bytes] = {}
+        self._held: dict[int, Buffer] = {}
         self._ranges = NumberRanges()
         self._rouse = rouse
         self._stop_error_code = 0
         self._stream_id = stream_id
 
-    def receive(self, offset: int, data: bytes, fin: bool) -> list[bytes] | None:
+    def receive(self, offset: int, data: Buffer, fin: bool) -> list[Buffer] | None:
         """What can be handed on now, in order; None when that changes nothing for the reader.
         FinalSizeChanged.
         """
@@ -289,7 +289,8 @@ class ReceivingHalf:
         if self.is_finished:
             return None
         if offset <= self.next_offset and not self._ranges:
-            ready = [data[self.next_offset - offset :]] if end > self.next_offset else []
+            fresh = data[self.next_offset - offset :]
+            ready = [fresh] if fresh else []
             self.next_offset = max(self.next_offset, end)
         else:
             self._hold(offset, data)
@@ -311,7 +312,7 @@ class ReceivingHalf:
                 raise FinalSizeChanged("Data received beyond final size")
             self._final_size = end
 
-    def _hold(self, offset: int, data: bytes) -> None:
+    def _hold(self, offset: int, data: Buffer) -> None:
         """Keep what is new of it: the missing stretches within."""
         end = offset + len(data)
         if offset >= self._ranges.end and offset >= self.next_offset and data:
@@ -331,11 +332,11 @@ class ReceivingHalf:
             self._held[position] = data[position - offset :]
         self._ranges.add(max(offset, self.next_offset), end)
 
-    def _take_ready(self) -> list[bytes]:
+    def _take_ready(self) -> list[Buffer]:
         if not self._ranges or self._ranges.first[0] > self.next_offset:
             return []
         stop = self._ranges.pop_first()[1]
-        ready = []
+        ready: list[Buffer] = []
         while self.next_offset < stop:
             piece = self._held.pop(self.next_offset)
             ready.append(piece)
@@ -404,7 +405,7 @@ class Stream:
         self.max_stream_data_local = 0
         self.max_stream_data_local_sent = 0
         self.max_stream_data_remote = 0
-        self.arrived: list[bytes] = []
+        self.arrived: list[Buffer] = []
         """What is to be handed on with the present batch."""
         self.ended = False
 
