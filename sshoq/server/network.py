@@ -7,7 +7,6 @@ up.
 """
 
 import asyncio
-import select
 import socket
 import time
 import traceback
@@ -230,7 +229,7 @@ class NetworkProcess:
         answer.
         """
         self._monitor_end.send(SignHandshake(scheme, content))
-        if not select.select([self._monitor_end], [], [], SIGNATURE_WAIT)[0]:
+        if not self._monitor_end.wait(SIGNATURE_WAIT):
             raise PrivsepError("the monitor does not sign")
         answer, descriptors = self._monitor_end.receive()
         close_all(descriptors)

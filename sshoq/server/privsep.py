@@ -9,7 +9,9 @@ process that answers.
 """
 
 import os
+import select
 import socket
+from array import array
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -20,6 +22,9 @@ MAX_PACKET = 160 * 1024
 
 MAX_DESCRIPTORS = 4
 """No message carries more: a program's three pipes are the most."""
+
+
+_ANCILLARY = socket.CMSG_LEN(MAX_DESCRIPTORS * array("i").itemsize)
 
 
 class PrivsepError(Exception):
@@ -421,11 +426,12 @@ class PrivsepSocket:
     def receive(self) -> tuple[Message, list[int]]:
         """The next message and its descriptors, which are the caller's to close."""
         try:
-            packet, descriptors, flags, _ = socket.recv_fds(
-                self.socket, MAX_PACKET + 1, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
+            packet, ancillary, flags, _ = self.socket.recvmsg(
+                MAX_PACKET + 1, _ANCILLARY, socket.MSG_CMSG_CLOEXEC
             )
         except ConnectionResetError as error:
             raise PeerGone(str(error)) from None
+        descriptors = _descriptors_in(ancillary)
         try:
             if not packet:
                 raise PeerGone("the other process has ended")
@@ -438,8 +444,24 @@ class PrivsepSocket:
                 raise PrivsepError(f"bad message: {error}") from None
             raise
 
+    def wait(self, seconds: float) -> bool:
+        """Whether there is something to receive within that time. poll() and not select(), which
+        knows no descriptor above 1023."""
+        poll = select.poll()
+        poll.register(self.socket, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+
     def close(self) -> None:
         self.socket.close()
+
+
+def _descriptors_in(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    """socket.recv_fds would do this, but forgets its flags, and so close-on-exec."""
+    found = array("i")
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            found.frombytes(data[: len(data) - len(data) % found.itemsize])
+    return found.tolist()
 
 
 def close_all(descriptors: Sequence[int]) -> None:

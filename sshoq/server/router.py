@@ -8,6 +8,7 @@ will serve it. It never runs an event loop of its own; the child starts one afte
 
 import gc
 import os
+import resource
 import select
 import signal
 import socket
@@ -66,6 +67,9 @@ ADMISSION_WAIT = 5.0
 """Seconds main may take to answer. It does nothing slow, so longer means that it hangs or is gone.
 """
 
+SPARE_DESCRIPTORS = 32
+"""Beside one for each connection: its own sockets, and what a newcomer takes for a moment."""
+
 RESETS_PER_SECOND = 100
 """Stateless resets and version negotiations are answers to noise; more of them is an amplifier."""
 
@@ -95,6 +99,7 @@ class Router:
         self._reset_key = os.urandom(32)
         self._routes: dict[bytes, NetworkProcess] = {}
         self._processes: dict[int, NetworkProcess] = {}
+        self._most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_DESCRIPTORS
         self._half_open = 0
         self._noise = RateLimit(RESETS_PER_SECOND)
         self._poll = select.epoll()
@@ -155,6 +160,8 @@ class Router:
 
     def _welcome(self, arrivals: list[Arrival]) -> None:
         """Retry, refuse, or admit whoever sent a connection's first packets."""
+        if len(self._processes) >= self._most:
+            return  # running out of descriptors would end the router
         first = arrivals[0]
         try:
             start = self._tickets.redeem(first.payload, first.peer, time.monotonic())
@@ -181,7 +188,7 @@ class Router:
         self._main.send(
             Admit(*first.peer, first.local_address, self._listener.getsockname()[1], self._number)
         )
-        if not select.select([self._main], [], [], ADMISSION_WAIT)[0]:
+        if not self._main.wait(ADMISSION_WAIT):
             raise PrivsepError("main does not answer")
         answer, descriptors = self._main.receive()
         if isinstance(answer, NotAdmitted):
@@ -196,11 +203,16 @@ class Router:
     ) -> None:
         own, theirs = make_pair()
         own.setblocking(False)
-        pid = os.fork()
-        if pid == 0:
-            self._become_network_process(theirs, start, arrivals, descriptors)
-        theirs.close()
-        close_all(descriptors)
+        try:
+            if os.fork() == 0:
+                own.close()
+                self._become_network_process(theirs, start, arrivals, descriptors)
+        except OSError:  # no room for a process: the monitor finds itself alone, and ends
+            own.close()
+            return
+        finally:
+            theirs.close()
+            close_all(descriptors)
         process = NetworkProcess(PrivsepSocket(own, ROUTER_TO_NETWORK, NETWORK_TO_ROUTER))
         self._processes[own.fileno()] = process
         self._poll.register(own, select.EPOLLIN)
