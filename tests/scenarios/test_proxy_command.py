@@ -1,4 +1,4 @@
-"""`ProxyCommand sshoq --stdio`: plain ssh, and what is built on it, to an sshd behind our server."""
+"""`ProxyCommand sshoq --stdio`: plain ssh and what is built on it, to an sshd behind our server."""
 
 from __future__ import annotations
 
