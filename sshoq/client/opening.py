@@ -18,8 +18,9 @@ from sshoq.protocol.request import ConnectRequest, ResponseHead
 from sshoq.transport.channel import Channel
 from sshoq.transport.conversation import Conversation
 from sshoq.transport.events import AFTER_LOGIN, Address, Cause, Terminated
+from sshoq.transport.packets import CONNECTION_REFUSED
 
-LAST_WAIT = 20.0
+LAST_WAIT = 60.0
 """Seconds for an answer when ConnectTimeout is not given. TCP would wait for two minutes."""
 NEXT_WAIT = 5.0
 """The same, when there is another address to try."""
@@ -194,6 +195,8 @@ def refuse_unasked(channel: Channel) -> None:
 
 
 def _handshake_failure(end: Terminated) -> str:
+    if end.code == CONNECTION_REFUSED and end.reason and not end.is_application:
+        return end.reason  # the server's own words
     if end.cause is Cause.IDLE:
         return "Connection timed out"
     reason = end.reason or end.cause.value
