@@ -135,7 +135,9 @@ class _Run:
     async def _outlast(
         self, client: ClientConversation, forwards: "Forwards", ending: Ending
     ) -> Ending:
-        """The session is over; what came through the forwardings goes on, as with ssh."""
+        """The session is over; what came through the forwardings goes on, as with ssh. Whoever
+        reads our output learns that there will be no more."""
+        leave_standard_streams()
         async with asyncio.TaskGroup() as group:
             drained = group.create_task(forwards.drained())
             waiting = group.create_task(wait_without_session(client.gone, self._log))
@@ -297,6 +299,14 @@ class _Run:
             self._log.info(f"Connection to {self._options.hostname} closed.")
         self._log.debug(f"Exit status {-1 if ending.status is None else ending.status}")
         return FAILED if ending.status is None else ending.status
+
+
+def leave_standard_streams() -> None:
+    """Input and output go nowhere from now on; messages still have their stream."""
+    nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for fd in (0, 1):
+        os.dup2(nothing, fd)
+    os.close(nothing)
 
 
 def _is_legacy(response: ResponseHead) -> bool:

@@ -22,7 +22,7 @@ class Place(NamedTuple):
 
 def parse_places(words: Sequence[str]) -> list[Place] | None:
     """The words of one of those keywords, checked before; None: anything is permitted."""
-    if tuple(words) == ("any",):
+    if tuple(words) in ((), ("any",)):
         return None
     if tuple(words) == ("none",):
         return []
