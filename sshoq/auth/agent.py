@@ -12,9 +12,8 @@ from collections.abc import Mapping
 from sshoq.auth.keys import (
     KeyFormatError,
     PublicKey,
-    join_ecdsa_signature,
     put_string,
-    read_mpint,
+    read_signature,
     read_string,
 )
 from sshoq.auth.private_keys import PrivateKey
@@ -92,15 +91,21 @@ class Agent:
             raise AgentError(f"broken list of keys: {error}") from None
         return keys
 
-    def sign(self, key: PublicKey, data: bytes) -> bytes:
-        """The signature over `data` in the form that a token carries."""
+    def sign(self, key: PublicKey, data: bytes, held_as: bytes = b"") -> bytes:
+        """The signature over `data` in the form that a token carries.
+
+        `held_as` is the blob by which the agent knows the key, if not by its own: a certificate's.
+        """
         flags = RSA_SHA2_256 if key.algorithm == "ssh-rsa" else 0
-        body = put_string(key.blob) + put_string(data) + struct.pack("!I", flags)
+        body = put_string(held_as or key.blob) + put_string(data) + struct.pack("!I", flags)
         answer = self._ask(SIGN_REQUEST, body, SIGN_RESPONSE, SIGN_TIMEOUT)
         try:
-            return _token_signature(key, Reader(read_string(answer)))
+            signature = read_signature(key, read_string(answer))
         except (WireError, KeyFormatError) as error:
             raise AgentError(f"broken signature: {error}") from None
+        if signature.rsa_hash != "SHA256":  # old agents take no notice of the flag
+            raise AgentError(f"broken signature: {signature.algorithm} was not asked for")
+        return signature.raw
 
     def add(
         self, key: PrivateKey, comment: str, *, lifetime: int = 0, confirm: bool = False
@@ -146,33 +151,13 @@ class Agent:
 class AgentSigner:
     """A key whose private half only the agent has. A Signer; connects anew for each signature."""
 
-    __slots__ = ("_path", "public_key")
+    __slots__ = ("_held_as", "_path", "public_key")
 
-    def __init__(self, path: str, public_key: PublicKey) -> None:
+    def __init__(self, path: str, public_key: PublicKey, held_as: bytes = b"") -> None:
         self._path = path
+        self._held_as = held_as
         self.public_key = public_key
 
     def sign(self, data: bytes) -> bytes:
         with Agent(self._path) as agent:
-            return agent.sign(self.public_key, data)
-
-
-def _token_signature(key: PublicKey, signature: Reader) -> bytes:
-    """The signature as RFC 7518 has it, out of SSH's form (RFC 4253, RFC 5656, RFC 8332)."""
-    algorithm = read_string(signature).decode("ascii", "replace")
-    raw = read_string(signature)
-    wanted = "rsa-sha2-256" if key.algorithm == "ssh-rsa" else key.algorithm
-    if algorithm != wanted:  # old agents take no notice of the flag
-        raise KeyFormatError(f"{algorithm} instead of {wanted}")
-    if key.algorithm == "ssh-ed25519":
-        if len(raw) != 64:
-            raise KeyFormatError("an Ed25519 signature has 64 bytes")
-        return raw
-    if (
-        key.algorithm == "ssh-rsa"
-    ):  # agents may leave leading zeros out, JWT verifiers insist on them
-        return raw.rjust((key.bits + 7) // 8, b"\0")
-    if not key.kind.curve:
-        raise KeyFormatError(f"{key.algorithm} keys cannot sign a token")
-    numbers = Reader(raw)
-    return join_ecdsa_signature(key.kind, read_mpint(numbers), read_mpint(numbers))
+            return agent.sign(self.public_key, data, self._held_as)

@@ -46,6 +46,7 @@ class KeyRights:
     environment: dict[str, str] = field(default_factory=dict)
     expires: int | None = None  # the key is good up to this second
     from_patterns: str | None = None  # pattern and CIDR list, for the caller to match
+    source_addresses: str | None = None  # CIDR list out of a certificate, likewise
     principals: str | None = None
     permit_open: list[Permission] = field(default_factory=list)  # empty: anything
     permit_listen: list[Permission] = field(default_factory=list)
@@ -56,7 +57,7 @@ class KeyRights:
 
 
 class AuthorizedKey(NamedTuple):
-    """A key that may log in."""
+    """A key that may log in, or whose certificates may: `rights.certificate_authority`."""
 
     line: int
     key: PublicKey
@@ -96,7 +97,7 @@ def read_identities(data: bytes) -> Iterator[Identity]:
 def _read_line(number: int, line: bytes) -> Identity:
     if len(line) > MAX_LINE:
         return RefusedLine(number, "line is too long")
-    if line.split(None, 1)[0] == b"oidc":
+    if line.split(None, 1)[:1] == [b"oidc"]:
         return _read_oidc(number, line)
     rights = KeyRights()
     try:
@@ -110,8 +111,8 @@ def _read_line(number: int, line: bytes) -> Identity:
         return RefusedLine(number, f"bad key options: {error}")
     except KeyFormatError as error:
         return RefusedLine(number, str(error))
-    if rights.certificate_authority:  # it signs certificates; the key itself logs nobody in
-        return RefusedLine(number, "certificate authorities are not supported")
+    if rights.principals is not None and not rights.certificate_authority:
+        return RefusedLine(number, "principals on non-CA key")
     if key.kind.token_algorithm is None:
         return RefusedLine(number, f"{key.algorithm} keys are not supported")
     return AuthorizedKey(number, key, rights)

@@ -2,8 +2,8 @@
 
 A key is known by its blob (RFC 4253 section 6.6); nothing here reads files or knows where a key
 came from. Signatures have the form of JSON Web Signatures (RFC 7518): Ed25519 64 raw bytes, RSA as
-it is, ECDSA r||s. The client loads this module for every connection, so what is slow to import is
-imported where it is used.
+it is, ECDSA r||s, and those of FIDO tokens have flags and counter behind them. The client loads
+this module for every connection, so what is slow to import is imported where it is used.
 """
 
 from binascii import Error as Base64Error
@@ -32,22 +32,27 @@ class KeyKind(NamedTuple):
     """What there is to know about a key algorithm before any key of it is seen."""
 
     name: str  # the word in OpenSSH's messages
-    token_algorithm: str | None = None  # RFC 7518 name; None: cannot sign a token
+    token_algorithm: str | None = None  # RFC 7518 name, or our own; None: cannot sign a token
     curve: str = ""
     width: int = 0  # bytes of one ECDSA coordinate
     hash: str = ""  # of an ECDSA signature
+    on_token: bool = False  # the private half lives in a FIDO authenticator
+    certified: str = ""  # of certificates: the algorithm of the key inside
 
 
 def _with_certificates(kinds: dict[str, KeyKind]) -> dict[str, KeyKind]:
-    """Certificates are known by name, so that they can be told apart and left out."""
+    """Certificates are only told apart here; ssh_certificates.py looks into them."""
     certificates = {}
     for algorithm, kind in kinds.items():
         stem, at, domain = algorithm.partition("@")
         certificates[f"{stem}-cert-v01@{domain if at else 'openssh.com'}"] = KeyKind(
-            f"{kind.name}-CERT"
+            f"{kind.name}-CERT", certified=algorithm
         )
     return {**kinds, **certificates}
 
+
+SK_ED25519 = "sk-ssh-ed25519@openssh.com"
+SK_ECDSA = "sk-ecdsa-sha2-nistp256@openssh.com"
 
 KINDS = _with_certificates(
     {
@@ -57,8 +62,8 @@ KINDS = _with_certificates(
         "ecdsa-sha2-nistp384": KeyKind("ECDSA", "ES384", "nistp384", 48, "SHA384"),
         "ecdsa-sha2-nistp521": KeyKind("ECDSA", "ES512", "nistp521", 66, "SHA512"),
         "ssh-dss": KeyKind("DSA"),
-        "sk-ssh-ed25519@openssh.com": KeyKind("ED25519-SK"),
-        "sk-ecdsa-sha2-nistp256@openssh.com": KeyKind("ECDSA-SK"),
+        SK_ED25519: KeyKind("ED25519-SK", SK_ED25519, on_token=True),
+        SK_ECDSA: KeyKind("ECDSA-SK", SK_ECDSA, "nistp256", 32, "SHA256", on_token=True),
     }
 )
 
@@ -76,10 +81,15 @@ def put_string(value: bytes) -> bytes:
 
 
 def read_mpint(reader: Reader) -> int:
-    """A positive integer of RFC 4251; keys and signatures have no negative ones."""
+    """A positive integer of RFC 4251; keys and signatures have no negative ones.
+
+    Only the shortest form counts: a key has one blob, so that no revoked key comes in another.
+    """
     raw = read_string(reader)
     if raw and raw[0] & 0x80:
         raise WireError("negative integer in a key")
+    if raw.startswith(b"\0") and not raw[1:2] >= b"\x80":
+        raise WireError("needless zeros in front of an integer")
     return int.from_bytes(raw, "big")
 
 
@@ -148,26 +158,31 @@ class PublicKey:
         if self.kind.token_algorithm is None:
             raise KeyFormatError(f"{self.algorithm} keys are not supported")
         try:
-            if self.algorithm == "ssh-ed25519":
-                return _ed25519_object(reader)
+            if self.kind.curve:
+                return _ecdsa_object(self.kind, reader)
             if self.algorithm == "ssh-rsa":
                 return _rsa_object(reader)
-            return _ecdsa_object(self.kind, reader)
+            return _ed25519_object(reader)
         except ValueError as error:  # a point off the curve, an even exponent
             raise KeyFormatError(f"broken key: {error}") from None
 
-    def verify(self, signature: bytes, data: bytes) -> bool:
-        """Whether `signature`, in the form that a token carries, is this key's over `data`."""
+    def verify(self, signature: bytes, data: bytes, *, rsa_hash: str = "SHA256") -> bool:
+        """Whether `signature`, in the form that a token carries, is this key's over `data`.
+
+        With a key on a FIDO token this says nothing of its flags: see `touch_of`.
+        """
         from cryptography.exceptions import InvalidSignature
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
         from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
         try:
             key = self.key_object()
+            if self.kind.on_token:
+                signature, data = _signed_by_token(self.blob, signature, data)
             if isinstance(key, Ed25519PublicKey):
                 key.verify(signature, data)
             elif isinstance(key, RSAPublicKey):
-                _verify_rsa(key, signature, data)
+                _verify_rsa(key, signature, data, rsa_hash)
             else:
                 _verify_ecdsa(key, self.kind, signature, data)
         except (InvalidSignature, KeyFormatError):
@@ -229,18 +244,20 @@ def _measure(kind: KeyKind, reader: Reader) -> int:
     """Check the shape of the key behind the algorithm name; its size in bits."""
     if kind.token_algorithm is None:  # never used, so never looked into
         return 0
-    if kind.token_algorithm == "EdDSA":
-        size = 256
-        if len(read_string(reader)) != 32:
-            raise WireError("an Ed25519 key has 32 bytes")
+    if kind.curve:
+        size = int(kind.curve.removeprefix("nistp"))
+        _read_point(kind, reader)
     elif kind.token_algorithm == "RS256":
         read_mpint(reader)
         size = read_mpint(reader).bit_length()
         if not MIN_RSA_BITS <= size <= MAX_RSA_BITS:
             raise WireError(f"RSA key of {size} bits")
     else:
-        size = int(kind.curve.removeprefix("nistp"))
-        _read_point(kind, reader)
+        size = 256
+        if len(read_string(reader)) != 32:
+            raise WireError("an Ed25519 key has 32 bytes")
+    if kind.on_token:
+        read_string(reader)  # the application
     if reader.remaining:
         raise WireError("bytes behind the key")
     return size
@@ -286,11 +303,11 @@ def _ecdsa_blob(key: "EllipticCurvePublicKey") -> bytes:
     return put_string(algorithm.encode()) + put_string(curve.encode()) + put_string(point)
 
 
-def _verify_rsa(key: "RSAPublicKey", signature: bytes, data: bytes) -> None:
+def _verify_rsa(key: "RSAPublicKey", signature: bytes, data: bytes, hash_name: str) -> None:
+    from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
-    from cryptography.hazmat.primitives.hashes import SHA256
 
-    key.verify(signature, data, PKCS1v15(), SHA256())
+    key.verify(signature, data, PKCS1v15(), getattr(hashes, hash_name)())
 
 
 def _verify_ecdsa(
@@ -306,6 +323,82 @@ def _verify_ecdsa(
     r = int.from_bytes(signature[: kind.width], "big")
     s = int.from_bytes(signature[kind.width :], "big")
     key.verify(encode_dss_signature(r, s), data, ECDSA(getattr(hashes, kind.hash)()))
+
+
+# --------------------------------------------------------------------------- FIDO tokens
+
+TOUCHED = 1  # flags of a signature (PROTOCOL.u2f): somebody was there
+VERIFIED = 4  # and was known, by a PIN or a finger
+TOUCH_LENGTH = 5  # one byte of flags, four of the counter, behind 64 of the signature itself
+
+
+class Touch(NamedTuple):
+    """What a FIDO token vouches for besides the data."""
+
+    flags: int
+    counter: int
+
+
+def touch_of(signature: bytes) -> Touch:
+    """Of a signature that has been verified, in the form that a token carries."""
+    end = signature[-TOUCH_LENGTH:]
+    return Touch(end[0], int.from_bytes(end[1:], "big"))
+
+
+def _signed_by_token(blob: bytes, signature: bytes, data: bytes) -> tuple[bytes, bytes]:
+    """The bare signature, and what it stands under: an authenticator signs no data of ours, but
+    hashes of its application and of them, with its flags and counter between.
+    """
+    import hashlib
+
+    reader = Reader(blob)
+    while reader.remaining:
+        application = read_string(reader)  # the last field
+    digests = [hashlib.sha256(part).digest() for part in (application, data)]
+    return signature[:-TOUCH_LENGTH], digests[0] + signature[-TOUCH_LENGTH:] + digests[1]
+
+
+# --------------------------------------------------------------------------- SSH's signatures
+
+RSA_HASHES = {"rsa-sha2-256": "SHA256", "rsa-sha2-512": "SHA512"}
+
+
+class Signature(NamedTuple):
+    """A signature out of SSH's form (RFC 4253 6.6): `raw` is in the form that a token carries."""
+
+    algorithm: str
+    raw: bytes
+
+    @property
+    def rsa_hash(self) -> str:
+        return RSA_HASHES.get(self.algorithm, "SHA256")
+
+
+def read_signature(key: PublicKey, blob: bytes) -> Signature:
+    """Of `key`'s (RFC 4253, RFC 5656, RFC 8332, PROTOCOL.u2f). KeyFormatError or WireError if it
+    cannot be; SHA-1 and the web's form of FIDO signatures count as that.
+    """
+    reader = Reader(blob)
+    algorithm = read_string(reader).decode("ascii", "replace")
+    if algorithm not in (RSA_HASHES if key.algorithm == "ssh-rsa" else (key.algorithm,)):
+        raise KeyFormatError(f"a signature by {algorithm[:64]} with a key of {key.algorithm}")
+    body = read_string(reader)
+    touch = reader.take(TOUCH_LENGTH) if key.kind.on_token else b""
+    if reader.remaining:
+        raise KeyFormatError("bytes behind a signature")
+    return Signature(algorithm, _bare_signature(key, body) + touch)
+
+
+def _bare_signature(key: PublicKey, body: bytes) -> bytes:
+    if key.kind.curve:
+        numbers = Reader(body)
+        return join_ecdsa_signature(key.kind, read_mpint(numbers), read_mpint(numbers))
+    if key.algorithm == "ssh-rsa":
+        # agents may leave leading zeros out, JWT verifiers insist on them
+        return body.rjust((key.bits + 7) // 8, b"\0")
+    if len(body) != 64:
+        raise KeyFormatError("an Ed25519 signature has 64 bytes")
+    return body
 
 
 def join_ecdsa_signature(kind: KeyKind, r: int, s: int) -> bytes:

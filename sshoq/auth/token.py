@@ -22,6 +22,10 @@ CONVERSATION_ID_LENGTH = 32
 ISSUED_AGO = 60
 VALID_FOR = 300
 
+CERTIFICATE_MEMBER = "cert"
+"""Of the header: the signer's certificate in OpenSSH's form, in base64. Only between our own
+programs, of which both have said that they know it."""
+
 LEEWAY = 60
 MAX_LIFETIME = 15 * 60
 
@@ -33,18 +37,29 @@ class TokenRefused(Exception):
 # --------------------------------------------------------------------------- the client builds
 
 
-def build_token(user: str, conversation_id: bytes, signer: Signer, now: float) -> str:
-    """A token for `user` on the connection that has this conversation ID, signed by `signer`."""
+def build_token(
+    user: str, conversation_id: bytes, signer: Signer, now: float, certificate: bytes = b""
+) -> str:
+    """A token for `user` on the connection that has this conversation ID, signed by `signer`.
+
+    With the certificate of the signer's key, if it is that which is to let in.
+    """
     issued = int(now) - ISSUED_AGO
-    return sign_claims(_claims(user, conversation_id, issued, int(now) + VALID_FOR), signer)
+    claims = _claims(user, conversation_id, issued, int(now) + VALID_FOR)
+    return sign_claims(claims, signer, certificate)
 
 
-def sign_claims(claims: dict[str, str | int], signer: Signer) -> str:
+def sign_claims(
+    claims: dict[str, str | int], signer: Signer, certificate: bytes = b""
+) -> str:
     """The compact form (RFC 7515 section 7.1): header, claims and signature, each in base64url."""
     algorithm = signer.public_key.kind.token_algorithm
     if algorithm is None:
         raise ValueError(f"{signer.public_key.algorithm} keys cannot sign a token")
-    signed = f"{_encode_json({'alg': algorithm, 'typ': 'JWT'})}.{_encode_json(claims)}"
+    header: dict[str, str | int] = {"alg": algorithm, "typ": "JWT"}
+    if certificate:
+        header[CERTIFICATE_MEMBER] = b2a_base64(certificate, newline=False).decode()
+    signed = f"{_encode_json(header)}.{_encode_json(claims)}"
     return f"{signed}.{_encode_base64url(signer.sign(signed.encode()))}"
 
 
@@ -81,27 +96,44 @@ def _encode_base64url(raw: bytes) -> str:
 # --------------------------------------------------------------------------- the server verifies
 
 
+def certificate_in(token: str) -> bytes | None:
+    """The blob that the token's header carries; None for the token of a plain key."""
+    header = _decode_json(_split_token(token)[0], "header")
+    if CERTIFICATE_MEMBER not in header:
+        return None
+    text = header[CERTIFICATE_MEMBER]
+    try:
+        return a2b_base64(text, strict_mode=True)
+    except (Base64Error, ValueError, TypeError):
+        raise TokenRefused("certificate is no base64") from None
+
+
 def verify_token(
     token: str, public_key: PublicKey, user: str, conversation_id: bytes, now: float
-) -> None:
-    """Return if the token logs `user` in with `public_key` here and now; TokenRefused otherwise.
+) -> bytes:
+    """The signature, if the token logs `user` in with `public_key` here and now; TokenRefused
+    otherwise.
 
     But for the header, nothing is parsed before the signature is found good.
     """
+    header, claims, signature = _split_token(token)
+    _check_header(_decode_json(header, "header"), public_key)
+    raw = _decode_base64url(signature, "signature")
+    if not public_key.verify(raw, f"{header}.{claims}".encode()):
+        raise TokenRefused("signature does not fit the key")
+    members = _decode_json(claims, "claims")
+    _check_names(members, user, conversation_id)
+    _check_times(members, int(now))
+    return raw
+
+
+def _split_token(token: str) -> list[str]:
     if len(token) > MAX_TOKEN or not token.isascii():
         raise TokenRefused("token is too long or no text")
     parts = token.split(".")
     if len(parts) != 3:
         raise TokenRefused("token has not three parts")
-    header, claims, signature = parts
-    _check_header(_decode_json(header, "header"), public_key)
-    if not public_key.verify(
-        _decode_base64url(signature, "signature"), f"{header}.{claims}".encode()
-    ):
-        raise TokenRefused("signature does not fit the key")
-    members = _decode_json(claims, "claims")
-    _check_names(members, user, conversation_id)
-    _check_times(members, int(now))
+    return parts
 
 
 def _check_header(header: dict[str, Any], public_key: PublicKey) -> None:

@@ -26,3 +26,11 @@ def make_key(
 def public_line(private: Path) -> str:
     """The public half, without its comment."""
     return " ".join(private.with_name(private.name + ".pub").read_text().split()[:2])
+
+
+def make_certificate(authority: Path, public: Path, *options: str, key_id: str = "me") -> Path:
+    """Signed by ssh-keygen; `public` is the `.pub` file. Beside it, with `-cert.pub`."""
+    subprocess.run(
+        ["ssh-keygen", "-q", "-s", str(authority), "-I", key_id, *options, str(public)], check=True
+    )
+    return public.with_name(public.name.removesuffix(".pub") + "-cert.pub")

@@ -30,6 +30,7 @@ from sshoq.auth.authorized_keys import (
 from sshoq.auth.keys import PublicKey, put_string
 
 KEY = PublicKey(put_string(b"ssh-ed25519") + put_string(b"k" * 32))
+DSA = PublicKey(put_string(b"ssh-dss") + put_string(b"x")).line
 
 
 def read(*lines: str) -> list[Identity]:
@@ -79,8 +80,7 @@ def test_oidc_line_names_a_person() -> None:
         ("garbage", "unknown key option"),
         (f"ssh-rsa {KEY.base64}", "no"),
         (f"{KEY.line[:-3]}", ""),
-        (f"cert-authority {KEY.line}", "certificate authorities"),
-        (f'cert-authority,principals="a" {KEY.line}', "certificate authorities"),
+        (f'principals="a" {KEY.line}', "principals on non-CA key"),
         (f"no-such-option {KEY.line}", "bad key options: unknown key option"),
         (f"restrict,no-such-option {KEY.line}", "unknown key option"),
         (f'command="x {KEY.line}', "missing end quote"),
@@ -113,7 +113,8 @@ def test_oidc_line_names_a_person() -> None:
         (f'tunnel="x" {KEY.line}', "invalid tun device"),
         (f'tunnel="-1" {KEY.line}', "invalid tun device"),
         (f'tunnel="2147483647" {KEY.line}', "invalid tun device"),
-        ("sk-ssh-ed25519@openssh.com AAAAGnNrLXNzaC1lZDI1NTE5QG9wZW5zc2guY29t", "not supported"),
+        ("sk-ssh-ed25519@openssh.com AAAAGnNrLXNzaC1lZDI1NTE5QG9wZW5zc2guY29t", "bad key"),
+        (DSA, "ssh-dss keys are not supported"),
         (f"{KEY.line} {'x' * 70000}", "too long"),
     ],
 )
@@ -121,6 +122,12 @@ def test_doubtful_line_grants_nothing(line: str, reason: str) -> None:
     identity = only(line)
     assert isinstance(identity, RefusedLine)
     assert reason in identity.reason
+
+
+def test_authority_is_told_apart() -> None:
+    authority = only(f'cert-authority,principals="a,b" {KEY.line}')
+    assert isinstance(authority, AuthorizedKey)
+    assert authority.rights == KeyRights(certificate_authority=True, principals="a,b")
 
 
 def test_doubtful_line_does_not_hide_the_next_one() -> None:
@@ -169,7 +176,6 @@ def test_names_of_options_may_be_in_capitals() -> None:
         (r'command="a\b\\c"', "command", "a\\b\\\\c"),
         ('command=""', "command", ""),
         ('from="10.0.0.0/8,!10.1.*,host"', "from_patterns", "10.0.0.0/8,!10.1.*,host"),
-        ('principals="a,b"', "principals", "a,b"),
         ('environment="A_1=x=y"', "environment", {"A_1": "x=y"}),
         (
             'environment="A=1",environment="B=",environment="A=2"',

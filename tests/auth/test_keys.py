@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 from pathlib import Path
 
@@ -13,15 +14,19 @@ from sshoq.auth.keys import (
     KINDS,
     KeyFormatError,
     PublicKey,
+    Touch,
     parse_public_key,
     public_key_from_object,
     put_mpint,
     put_string,
     read_mpint,
+    read_signature,
+    touch_of,
 )
 from sshoq.auth.private_keys import PrivateKey, load_private_key
-from sshoq.wire import Reader
+from sshoq.wire import Reader, WireError
 from tests.auth.keyring import KEY_TYPES, make_key
+from tests.auth.security_key import SecurityKey
 
 
 @pytest.fixture(scope="module", params=KEY_TYPES)
@@ -149,11 +154,71 @@ def test_point_off_the_curve_verifies_nothing() -> None:
     assert not PublicKey(b"".join(map(put_string, parts))).verify(b"\1" * 64, b"data")
 
 
-def test_token_keys_and_certificates_are_known_but_verify_nothing() -> None:
-    for algorithm in ("sk-ssh-ed25519@openssh.com", "ssh-ed25519-cert-v01@openssh.com"):
-        key = PublicKey(put_string(algorithm.encode()) + put_string(b"x" * 32))
-        assert key.kind.token_algorithm is None
-        assert not key.verify(b"\0" * 64, b"data")
+def test_certificates_are_known_but_verify_nothing() -> None:
+    key = PublicKey(put_string(b"ssh-ed25519-cert-v01@openssh.com") + put_string(b"x" * 32))
+    assert key.kind.token_algorithm is None
+    assert not key.verify(b"\0" * 64, b"data")
+
+
+def test_integer_with_needless_zeros_makes_no_key() -> None:
+    """One key must not have two blobs, of which one is revoked."""
+    modulus = (1 << 2047) | 1
+    blob = put_string(b"ssh-rsa") + put_mpint(65537) + put_mpint(modulus)
+    padded = put_string(b"\0\0" + modulus.to_bytes(256, "big"))
+    assert PublicKey(blob).bits == 2048
+    with pytest.raises(KeyFormatError, match="needless zeros"):
+        PublicKey(put_string(b"ssh-rsa") + put_mpint(65537) + padded)
+
+
+# --------------------------------------------------------------------------- FIDO tokens
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "ecdsa"])
+def test_signature_of_a_security_key_verifies_with_its_flags_and_counter(kind: str) -> None:
+    token = SecurityKey(kind, flags=5)
+    signature = token.sign(b"data")
+    assert token.public_key.verify(signature, b"data")
+    assert touch_of(signature) == Touch(flags=5, counter=1)
+    assert not token.public_key.verify(signature, b"other")
+    assert not SecurityKey(kind).public_key.verify(signature, b"data")
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "ecdsa"])
+def test_flags_and_counter_cannot_be_changed(kind: str) -> None:
+    token = SecurityKey(kind, flags=0)
+    signature = token.sign(b"data")
+    for position in range(len(signature)):
+        changed = bytearray(signature)
+        changed[position] ^= 1
+        assert not token.public_key.verify(bytes(changed), b"data"), position
+    for length in range(len(signature)):
+        assert not token.public_key.verify(signature[:length], b"data"), length
+
+
+def test_security_key_signs_for_its_application_alone() -> None:
+    token = SecurityKey(application=b"ssh:")
+    other = PublicKey(token.public_key.blob.replace(b"ssh:", b"web:"))
+    assert not other.verify(token.sign(b"data"), b"data")
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "ecdsa"])
+def test_agents_form_of_a_security_keys_signature_is_read(kind: str) -> None:
+    token = SecurityKey(kind)
+    signature = read_signature(token.public_key, token.sign_for_ssh(b"data"))
+    assert token.public_key.verify(signature.raw, b"data")
+
+
+@given(st.binary(max_size=100))
+def test_any_bytes_are_a_signature_or_an_error(data: bytes) -> None:
+    for token in TOKENS:
+        head = put_string(token.algorithm)
+        for blob in (data, head + data, head + put_string(data[:64]) + data[64:]):
+            with contextlib.suppress(KeyFormatError, WireError):
+                raw = read_signature(token.public_key, blob).raw
+                assert not token.public_key.verify(raw, b"data")
+
+
+TOKENS = [SecurityKey("ed25519"), SecurityKey("ecdsa")]
 
 
 def _generate(key_type: str) -> PrivateKey:

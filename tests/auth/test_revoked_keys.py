@@ -17,7 +17,8 @@ from sshoq.auth.revoked_keys import (
     load_revoked_keys,
     parse_revoked_keys,
 )
-from tests.auth.keyring import make_key, public_line
+from sshoq.auth.ssh_certificates import Certificate, parse_certificate
+from tests.auth.keyring import make_certificate, make_key, public_line
 
 KEY = PublicKey(put_string(b"ssh-ed25519") + put_string(b"k" * 32))
 OTHER = PublicKey(put_string(b"ssh-ed25519") + put_string(b"o" * 32))
@@ -73,6 +74,79 @@ def test_list_that_revokes_certificates_revokes_no_plain_key(tmp_path: Path) -> 
     arguments = ["-q", "-k", "-s", f"{authority}.pub", "-f", str(krl), str(specification)]
     subprocess.run(["ssh-keygen", *arguments], check=True)
     assert parse_public_key(public_line(authority)) not in load_revoked_keys(str(krl))
+
+
+def certificate_of(folder: Path, authority: Path, serial: int, key_id: str = "me") -> Certificate:
+    key = make_key(folder, "ed25519", name=f"key{serial}{key_id}{authority.name}")
+    options = ["-n", "a", "-z", str(serial)]
+    path = make_certificate(authority, Path(f"{key}.pub"), *options, key_id=key_id)
+    return parse_certificate(parse_public_key(path.read_bytes()).blob)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "serial: 5\nserial: 2000\n",
+        "serial: 3-7\nserial: 1990-18446744073709551615\n",
+        "".join(f"serial: {n}\n" for n in (*range(1, 400, 2), 2000)),
+        "id: bad\n",
+    ],
+    ids=["list", "range", "bitmap", "key id"],
+)
+@pytest.mark.parametrize("any_authority", [False, True])
+def test_certificates_are_revoked_by_number_and_key_id(
+    tmp_path: Path, lines: str, any_authority: bool
+) -> None:
+    """ssh-keygen writes whatever of lists, ranges and bitmaps is the shortest."""
+    authority = make_key(tmp_path, "ed25519", name="ca")
+    other = make_key(tmp_path, "ed25519", name="other")
+    specification, krl = tmp_path / "specification", tmp_path / "krl"
+    specification.write_text(lines)
+    signer = ["-s", "none" if any_authority else f"{authority}.pub"]
+    command = ["ssh-keygen", "-q", "-k", *signer, "-f", str(krl), str(specification)]
+    subprocess.run(command, check=True)
+    revoked = load_revoked_keys(str(krl))
+    by_id = lines.startswith("id")
+    for serial, key_id in ((5, "bad"), (2000, "bad"), (4, "good"), (100000, "good"), (0, "good")):
+        certificate = certificate_of(tmp_path, authority, serial, key_id)
+        blob = tmp_path / "certificate.pub"
+        blob.write_text(certificate.public.line)
+        shown = subprocess.run(["ssh-keygen", "-Q", "-f", krl, blob], capture_output=True)
+        assert revoked.revokes(certificate) == (shown.returncode != 0), serial
+        assert by_id is False or revoked.revokes(certificate) == (key_id == "bad")
+        assert revoked.revokes(certificate_of(tmp_path, other, serial, key_id)) == (
+            any_authority and revoked.revokes(certificate)
+        )
+
+
+def test_certificate_goes_with_its_key_and_with_its_authority(tmp_path: Path) -> None:
+    authority = make_key(tmp_path, "ed25519", name="ca")
+    certificate = certificate_of(tmp_path, authority, 1)
+    for line in (certificate.key.line, public_line(authority), certificate.public.line):
+        assert parse_revoked_keys(f"{line}\n".encode()).revokes(certificate)
+    assert not parse_revoked_keys(f"{KEY.line}\n".encode()).revokes(certificate)
+
+
+def krl_with(kind: int, section: bytes) -> bytes:
+    return KRL_MAGIC + b"\0\0\0\1" + bytes(32) + bytes((kind,)) + put_string(section)
+
+
+def test_extensions_of_a_list_are_skipped_unless_they_are_critical() -> None:
+    name = put_string(b"new@example.com")
+    for critical in (0, 1):
+        own = name + bytes((critical,)) + put_string(b"x")
+        inside = put_string(b"") * 2 + b"\x39" + put_string(own)
+        for data in (krl_with(255, own), krl_with(1, inside)):
+            if critical:
+                with pytest.raises(RevocationError, match="extension"):
+                    parse_revoked_keys(data)
+            else:
+                assert KEY not in parse_revoked_keys(data)
+
+
+def test_unknown_section_about_certificates_makes_the_list_worthless() -> None:
+    with pytest.raises(RevocationError, match="unknown section 36"):
+        parse_revoked_keys(krl_with(1, put_string(b"") * 2 + b"\x24" + put_string(b"")))
 
 
 def test_list_cut_anywhere_is_an_error_or_a_shorter_list(tmp_path: Path) -> None:

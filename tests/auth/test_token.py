@@ -15,9 +15,23 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sshoq.auth.keys import PublicKey, parse_public_key, public_key_from_object, put_string
+from sshoq.auth.keys import (
+    PublicKey,
+    Touch,
+    parse_public_key,
+    public_key_from_object,
+    put_string,
+    touch_of,
+)
 from sshoq.auth.private_keys import PrivateKey
-from sshoq.auth.token import TokenRefused, build_token, sign_claims, verify_token
+from sshoq.auth.token import (
+    TokenRefused,
+    build_token,
+    certificate_in,
+    sign_claims,
+    verify_token,
+)
+from tests.auth.security_key import SecurityKey
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 NOW = 1_700_000_000
@@ -167,13 +181,43 @@ def test_conversation_id_of_another_length_is_never_signed(length: int) -> None:
 
 def test_key_that_cannot_sign_a_token_says_so() -> None:
     class Token:
-        public_key = PublicKey(put_string(b"sk-ssh-ed25519@openssh.com") + put_string(b"x"))
+        public_key = PublicKey(put_string(b"ssh-dss") + put_string(b"x"))
 
         def sign(self, data: bytes) -> bytes:
             raise AssertionError("never asked")
 
     with pytest.raises(ValueError, match="cannot sign"):
         build_token(USER, CONVERSATION, Token(), NOW)
+
+
+def test_certificate_goes_along_in_the_header() -> None:
+    token = build_token(USER, CONVERSATION, KEY, NOW, b"a certificate")
+    header = json.loads(base64.urlsafe_b64decode(token.partition(".")[0] + "=="))
+    assert header == {
+        "alg": "EdDSA", "typ": "JWT", "cert": base64.b64encode(b"a certificate").decode()
+    }
+    assert certificate_in(token) == b"a certificate"
+    verify(token)
+    assert certificate_in(build_token(USER, CONVERSATION, KEY, NOW)) is None
+
+
+@pytest.mark.parametrize("value", ['"a"', '"ä"', "1", "null", "[]", '"YQ==\\n"'])
+def test_certificate_that_is_no_base64_is_refused(value: str) -> None:
+    header = f'{{"alg":"EdDSA","typ":"JWT","cert":{value}}}'.encode()
+    with pytest.raises(TokenRefused, match="no base64"):
+        certificate_in(forge(json.dumps(CLAIMS).encode(), header))
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "ecdsa"])
+def test_security_key_signs_a_token_by_its_own_algorithm_name(kind: str) -> None:
+    token = SecurityKey(kind)
+    text = build_token(USER, CONVERSATION, token, NOW)
+    header = json.loads(base64.urlsafe_b64decode(text.partition(".")[0] + "=="))
+    assert header["alg"] == token.public_key.algorithm
+    signature = verify_token(text, token.public_key, USER, CONVERSATION, NOW)
+    assert touch_of(signature) == Touch(flags=1, counter=1)
+    with pytest.raises(TokenRefused, match="algorithm"):
+        verify(text)
 
 
 # --------------------------------------------------------------------------- refusing
