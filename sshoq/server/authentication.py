@@ -12,16 +12,20 @@ import hashlib
 import hmac
 import os
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 from sshoq.auth.authorized_keys import KeyRights
-from sshoq.auth.keys import PublicKey
-from sshoq.auth.revoked_keys import RevocationError, load_revoked_keys
-from sshoq.auth.token import TokenRefused, verify_token
+from sshoq.auth.keys import TOUCHED, VERIFIED, KeyFormatError, PublicKey, touch_of
+from sshoq.auth.revoked_keys import RevocationError, RevokedKeys, load_revoked_keys
+from sshoq.auth.ssh_certificates import Certificate, parse_certificate
+from sshoq.auth.token import TokenRefused, certificate_in, verify_token
 from sshoq.server import log, shadow
-from sshoq.server.account import Account, find_account, host_matches, refusal
+from sshoq.server.account import Account, find_account, refusal
+from sshoq.server.authorities import CertificateLogin, refusal_of
 from sshoq.server.config import LoginConfig, ServerConfig
 from sshoq.server.connection import ConnectionFacts
+from sshoq.server.keywords import TOUCH_REQUIRED, VERIFY_REQUIRED
 from sshoq.server.login import is_root
 from sshoq.server.pam import PamError, PamTransaction, load_library
 from sshoq.server.privsep import Authenticate, AuthenticationResult
@@ -69,6 +73,10 @@ class Evidence(NamedTuple):
     is_good: bool
     key: PublicKey | None = None
     key_rights: KeyRights | None = None
+    certificate: Certificate | None = None
+    """Then `key` is it as well."""
+    counter: int | None = None
+    """How often a FIDO token has signed."""
 
 
 class Authenticator:
@@ -100,7 +108,13 @@ class Authenticator:
         outcome, messages = self._judge(request)
         if outcome != ACCEPTED and not self._is_free_try:
             _wait_until(started, _failure_time(request.user))
-        return AuthenticationResult(outcome, self._take_banner() + messages, self._methods())
+        exhausted = outcome == CLOSED and self.failures >= self._config.max_auth_tries
+        return AuthenticationResult(
+            outcome,
+            self._take_banner() + messages,
+            self._methods(),
+            "Too many authentication failures" if exhausted else "",
+        )
 
     def _methods(self) -> str:
         """What can succeed here, whoever asks: the same for users that do not exist."""
@@ -208,31 +222,105 @@ class Authenticator:
         self._used_tokens.add(digest)
         text = token.decode("latin-1")
         now = time.time()
+        try:
+            blob = certificate_in(text)
+        except TokenRefused as refused:
+            log.debug(str(refused), log.DEBUG2)
+            return nothing
+        if blob is not None:
+            return self._weigh_certificate(account, text, blob, now)
         for path, (line, key, rights) in authorized_keys(account, self._config):
+            if rights.certificate_authority:
+                continue
             try:
-                verify_token(text, key, request.user, self._conversation_id, now)
+                signature = verify_token(text, key, request.user, self._conversation_id, now)
             except TokenRefused as refused:
                 log.debug(f"{path}:{line}: {refused}", log.DEBUG2)
                 continue
             if self._is_revoked(key):
                 continue
-            reason = self._key_refusal(key, rights, now)
+            reason = self._key_refusal(key) or refusal_of(
+                rights, self._connection.peer_address, now
+            )
             if reason is None:
                 log.verbose(
                     f"Accepted key {key.kind.name} {self._fingerprint(key)} found at {path}:{line}"
                 )
-                return Evidence("publickey", True, key, rights)
+                return self._weigh_touch(Evidence("publickey", True, key, rights), key, signature)
             log.info(f"Authentication tried for {account.name} with correct key but {reason}")
         return nothing
 
+    def _weigh_certificate(
+        self, account: Account, token: str, blob: bytes, now: float
+    ) -> Evidence:
+        """Not the key itself is known here, but who vouches for it."""
+        try:
+            certificate = parse_certificate(blob)
+            signature = verify_token(
+                token, certificate.key, self.user or "", self._conversation_id, now
+            )
+        except (KeyFormatError, TokenRefused) as error:
+            log.debug(f"certificate: {error}", log.DEBUG2)
+            return Evidence("publickey", False)
+        evidence = Evidence("publickey", False, certificate.public, certificate=certificate)
+        if reason := self._certificate_refusal(certificate):
+            log.info(f"refusing {certificate.kind_name} key: {reason}")
+            return evidence
+        if not self.is_valid or self._is_certificate_revoked(certificate):
+            return evidence
+        login = CertificateLogin(
+            certificate, account, self._config, self._connection.peer_address, now
+        )
+        rights = login.find_rights()
+        if rights is None:
+            return evidence
+        evidence = evidence._replace(is_good=True, key_rights=rights)
+        return self._weigh_touch(evidence, certificate.key, signature)
+
+    def _certificate_refusal(self, certificate: Certificate) -> str | None:
+        if not self._config.accepts_key(certificate.public.algorithm):
+            return f"key type {certificate.public.algorithm} not in PubkeyAcceptedAlgorithms"
+        if certificate.signature_algorithm not in self._config.ca_signature_algorithms.split(","):
+            return f"signed by {certificate.signature_algorithm}, not in CASignatureAlgorithms"
+        if self._is_short(certificate.key) or self._is_short(certificate.authority):
+            return "the RSA key is too short"
+        return certificate.find_flaw()
+
+    def _weigh_touch(self, evidence: Evidence, key: PublicKey, signature: bytes) -> Evidence:
+        """Keys on FIDO tokens: whether their owner was there, and known, as is demanded."""
+        rights = evidence.key_rights
+        if not key.kind.on_token or rights is None:
+            return evidence
+        touch = touch_of(signature)
+        demands = self._config.pubkey_auth_options
+        missing = None
+        if (VERIFY_REQUIRED in demands or rights.verify_required) and not touch.flags & VERIFIED:
+            missing = "user verification requirement not met"
+        if (TOUCH_REQUIRED in demands or rights.touch_required) and not touch.flags & TOUCHED:
+            missing = "user presence (authenticator touch) requirement not met"
+        if missing is not None:
+            log.error(
+                f"public key {self._describe(evidence)} signature for {self._whom} from "
+                f"{self._source} rejected: {missing}"
+            )
+        return evidence._replace(is_good=missing is None, counter=touch.counter)
+
     def _is_revoked(self, key: PublicKey) -> bool:
+        return self._is_in_revoked_file(key, lambda revoked: key in revoked)
+
+    def _is_certificate_revoked(self, certificate: Certificate) -> bool:
+        return self._is_in_revoked_file(
+            certificate.key, lambda revoked: revoked.revokes(certificate)
+        )
+
+    def _is_in_revoked_file(self, key: PublicKey, look: Callable[[RevokedKeys], bool]) -> bool:
         """RevokedKeys. A file that cannot be read might revoke this very key, so it revokes all."""
         path = self._config.revoked_keys
         if path is None:
             return False
         name = f"{key.kind.name} {self._fingerprint(key)}"
         try:
-            if key not in load_revoked_keys(path):
+            if not look(load_revoked_keys(path)):
                 return False
         except RevocationError as error:
             log.error(f"Error checking authentication key {name} in revoked keys file {error}")
@@ -240,19 +328,15 @@ class Authenticator:
         log.error(f"Authentication key {name} revoked by file {path}")
         return True
 
-    def _key_refusal(self, key: PublicKey, rights: KeyRights, now: float) -> str | None:
+    def _key_refusal(self, key: PublicKey) -> str | None:
         """What speaks against a key although it has signed; None for nothing."""
         if not self._config.accepts_key(key.algorithm):
             return f"key type {key.algorithm} not in PubkeyAcceptedAlgorithms"
-        if _rsa_bits(key) < max(MIN_RSA_BITS, self._config.required_rsa_size):
-            return "the RSA key is too short"
-        address = self._connection.peer_address
-        if rights.from_patterns is not None and not host_matches(address, rights.from_patterns):
-            return (
-                f"not from a permitted host (host={address}, ip={address}, "
-                f"required={rights.from_patterns})."
-            )
-        return "the key has expired." if rights.is_expired(now) else None
+        return "the RSA key is too short" if self._is_short(key) else None
+
+    def _is_short(self, key: PublicKey) -> bool:
+        least = max(MIN_RSA_BITS, self._config.required_rsa_size)
+        return key.algorithm == "ssh-rsa" and key.bits < least
 
     def _weigh_password(self, account: Account, credentials: bytes) -> Evidence:
         try:
@@ -305,6 +389,8 @@ class Authenticator:
         authentication = evidence.method
         if evidence.key is not None:
             authentication += f" {evidence.key.algorithm} {evidence.key.base64}"
+        if evidence.counter is not None:
+            authentication += f" signature count = {evidence.counter}"
         messages = ""
         if self.pam is not None:
             self.pam.tell_authentication(authentication)
@@ -360,7 +446,9 @@ class Authenticator:
         )
         line = f"{verdict} {evidence.method} for {self._whom} from {self._source} ssh2"
         if evidence.key is not None:
-            line += f": {evidence.key.kind.name} {self._fingerprint(evidence.key)}"
+            line += f": {self._describe(evidence)}"
+        if evidence.counter is not None:
+            line += f", signature count = {evidence.counter}"
         log.write(log.INFO if noteworthy else log.VERBOSE, line)
 
     def _take_banner(self) -> str:
@@ -391,16 +479,21 @@ class Authenticator:
             return ""
         return f"{'authenticating' if self.is_valid else 'invalid'} user {self.user}"
 
+    def _describe(self, evidence: Evidence) -> str:
+        """The key; with a certificate its own fingerprint, too, and who signed what."""
+        assert evidence.key is not None
+        certificate = evidence.certificate
+        if certificate is None:
+            return f"{evidence.key.kind.name} {self._fingerprint(evidence.key)}"
+        authority = certificate.authority
+        return (
+            f"{certificate.kind_name} {self._fingerprint(certificate.key)} "
+            f"ID {certificate.key_id} (serial {certificate.serial}) "
+            f"CA {authority.kind.name} {self._fingerprint(authority)}"
+        )
+
     def _fingerprint(self, key: PublicKey) -> str:
         return key.fingerprint(self._config.fingerprint_hash.lower())
-
-
-def _rsa_bits(key: PublicKey) -> int:
-    """Unlimited for keys of other kinds."""
-    if key.algorithm != "ssh-rsa":
-        return 1 << 30
-    bits = getattr(key.key_object(), "key_size", 0)
-    return int(bits)
 
 
 def _failure_time(user: str) -> float:

@@ -108,6 +108,12 @@ class Options:
     pubkey_authentication: bool
     pubkey_accepted_algorithms: str
     """Comma list; see `accepts_key`."""
+    pubkey_auth_options: tuple[str, ...]
+    """Of keywords.TOKEN_DEMANDS."""
+    trusted_user_ca_keys: str | None
+    authorized_principals_file: str | None
+    """Tokens not expanded."""
+    ca_signature_algorithms: str
     required_rsa_size: int
     fingerprint_hash: str
     permit_root_login: str
@@ -159,7 +165,8 @@ class Options:
 
     def accepts_key(self, algorithm: str) -> bool:
         """PubkeyAcceptedAlgorithms, by the key's type ("ssh-rsa" signs as rsa-sha2-256 here)."""
-        name = "rsa-sha2-256" if algorithm == "ssh-rsa" else algorithm
+        is_rsa = algorithm == "ssh-rsa" or algorithm.startswith("ssh-rsa-cert-")
+        name = algorithm.replace("ssh-rsa", "rsa-sha2-256") if is_rsa else algorithm
         return name in self.pubkey_accepted_algorithms.split(",")
 
     def accepts_user_environment(self, name: str) -> bool:

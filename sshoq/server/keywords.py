@@ -522,7 +522,20 @@ def _parse_methods(line: Line) -> tuple[str, ...]:
     return tuple(words)
 
 
+TOUCH_REQUIRED, VERIFY_REQUIRED = TOKEN_DEMANDS = ("touch-required", "verify-required")
+
+
+def _parse_demands(line: Line) -> tuple[str, ...]:
+    """PubkeyAuthOptions: what a FIDO key must have seen its owner do."""
+    for word in line.words:
+        if ascii_lower(word) not in ("none", *TOKEN_DEMANDS):
+            raise BadLine(f"unsupported {line.keyword} option {word}")
+    wanted = {ascii_lower(word) for word in line.words}
+    return tuple(name for name in TOKEN_DEMANDS if name in wanted)
+
+
 COMMAND = Kind(_parse_command, _show_text, single=False, whole_line=True)
+DEMANDS = Kind(_parse_demands, lambda names: _joined(names or ("none",)), single=False)
 PATTERNS = Kind(_parse_patterns, _items, APPEND, single=False)
 NAMES = Kind(_parse_accepted_names, _items, APPEND, single=False)
 ASSIGNMENTS = Kind(_parse_assignments, _items, single=False)
@@ -548,6 +561,7 @@ _PLAIN_KEYS = (
     "rsa-sha2-512",
     "rsa-sha2-256",
 )
+CA_SIGNATURES = ",".join(_PLAIN_KEYS)
 DEFAULT_KEYS = ",".join(
     [f"{name.removesuffix('@openssh.com')}-cert-v01@openssh.com" for name in _PLAIN_KEYS]
     + list(_PLAIN_KEYS)
@@ -555,29 +569,34 @@ DEFAULT_KEYS = ",".join(
 _KNOWN_KEYS = (*DEFAULT_KEYS.split(","), "ssh-rsa", "ssh-rsa-cert-v01@openssh.com")
 
 
-def _parse_algorithms(text: str) -> str:
-    from sshoq.config.patterns import match_pattern_list
+def _algorithms(default: str) -> Kind:
+    """A list of names; with + - ^ in front, a change of the default."""
 
-    change = text[0] if text[0] in "+-^" else ""
-    wanted = text[len(change) :]
-    if change == "-":
-        names = [name for name in DEFAULT_KEYS.split(",") if match_pattern_list(name, wanted) <= 0]
-        return ",".join(names)
-    for name in wanted.split(","):
-        if not any(match_pattern_list(known, name) > 0 for known in _KNOWN_KEYS):
-            raise ConfigSyntaxError(f"Bad key types '{text}'.")
-    chosen = [
-        known
-        for name in wanted.split(",")
-        for known in ([name] if name in _KNOWN_KEYS else _KNOWN_KEYS)
-        if match_pattern_list(known, name) > 0
-    ]
-    default = DEFAULT_KEYS.split(",")
-    order = {"": chosen, "+": default + chosen, "^": chosen + default}[change]
-    return ",".join(dict.fromkeys(order))
+    def parse(text: str) -> str:
+        from sshoq.config.patterns import match_pattern_list
+
+        usual = default.split(",")
+        change = text[0] if text[0] in "+-^" else ""
+        wanted = text[len(change) :]
+        if change == "-":
+            return ",".join(name for name in usual if match_pattern_list(name, wanted) <= 0)
+        for name in wanted.split(","):
+            if not any(match_pattern_list(known, name) > 0 for known in _KNOWN_KEYS):
+                raise ConfigSyntaxError(f"Bad key types '{text}'.")
+        chosen = [
+            known
+            for name in wanted.split(",")
+            for known in ([name] if name in _KNOWN_KEYS else _KNOWN_KEYS)
+            if match_pattern_list(known, name) > 0
+        ]
+        order = {"": chosen, "+": usual + chosen, "^": chosen + usual}[change]
+        return ",".join(dict.fromkeys(order))
+
+    return Kind(_word(parse, "Missing argument."), _show_text)
 
 
-ALGORITHMS = Kind(_word(_parse_algorithms, "Missing argument."), _show_text)
+ALGORITHMS = _algorithms(DEFAULT_KEYS)
+CA_ALGORITHMS = _algorithms(CA_SIGNATURES)
 
 
 # --------------------------------------------------------------------------- what is not acted upon
@@ -686,7 +705,10 @@ _ROWS = [
     _row("Banner", FILE, None, MATCH),
     _row("ForceCommand", COMMAND, None, MATCH),
     _row("ChrootDirectory", PATH, None, MATCH),
+    _row("TrustedUserCAKeys", FILE, None, MATCH),
     _row("RevokedKeys", FILE, None, MATCH),
+    _row("AuthorizedPrincipalsFile", PATH, None, MATCH),
+    _row("CASignatureAlgorithms", CA_ALGORITHMS, CA_SIGNATURES, MATCH),
     _row("HostKeyAlgorithms", ALGORITHMS, DEFAULT_KEYS, GLOBAL),
     _row("PubkeyAcceptedAlgorithms", ALGORITHMS, DEFAULT_KEYS, MATCH),
     _row("LogLevel", _log_name(LEVELS, "level"), "INFO", MATCH),
@@ -708,6 +730,7 @@ _ROWS = [
     _row("PermitOpen", PERMITTED, ("any",), MATCH, LATER),
     _row("PermitListen", PERMITTED, ("any",), MATCH, LATER),
     _row("PermitUserEnvironment", USER_ENVIRONMENT, "", GLOBAL),
+    _row("PubkeyAuthOptions", DEMANDS, (), MATCH),
     _row("PerSourcePenalties", PENALTY_TABLE, PENALTIES, GLOBAL),
     _row("PerSourcePenaltyExemptList", NETWORKS, None, GLOBAL),
     # Our own.
@@ -718,8 +741,6 @@ _ROWS = [
     # Limits that are not enforced.
     _row("AuthorizedKeysCommand", UNSET, None, MATCH, REFUSED),
     _row("AuthorizedPrincipalsCommand", UNSET, None, MATCH, REFUSED),
-    _row("AuthorizedPrincipalsFile", UNSET, None, MATCH, REFUSED),
-    _row("TrustedUserCAKeys", UNSET, None, MATCH, REFUSED),
     _row("ChannelTimeout", UNSET, None, MATCH, REFUSED),
     _row("UnusedConnectionTimeout", UNSET, None, MATCH, REFUSED),
     _row("RDomain", UNSET, None, MATCH, REFUSED),
@@ -730,7 +751,6 @@ _ROWS = [
         for name, in_match in (
             ("AuthorizedKeysCommandUser", MATCH),
             ("AuthorizedPrincipalsCommandUser", MATCH),
-            ("CASignatureAlgorithms", MATCH),
             ("Ciphers", GLOBAL),
             ("Compression", GLOBAL),
             ("DebianBanner", GLOBAL),
@@ -757,7 +777,6 @@ _ROWS = [
             ("LogVerbose", MATCH),
             ("Macs", GLOBAL),
             ("ModuliFile", GLOBAL),
-            ("PubkeyAuthOptions", MATCH),
             ("RekeyLimit", MATCH),
             ("SecurityKeyProvider", GLOBAL),
             ("SshdAuthPath", GLOBAL),

@@ -40,7 +40,12 @@ def key_files(account: Account, config: LoginConfig) -> list[str]:
     names = list(config.authorized_keys_file)
     if any(name in (_DEFAULT_FILE, f"%h/{_DEFAULT_FILE}") for name in names):
         names.insert(0, GO_FILE)
-    return [os.path.join(account.home, expand_tokens(name, account)) for name in names]
+    return [expand_file(name, account) for name in names]
+
+
+def expand_file(name: str, account: Account) -> str:
+    """A name with tokens; below the home unless it is absolute."""
+    return os.path.join(account.home, expand_tokens(name, account))
 
 
 def expand_tokens(text: str, account: Account) -> str:
@@ -59,7 +64,9 @@ def expand_tokens(text: str, account: Account) -> str:
 
 
 def authorized_keys(account: Account, config: LoginConfig) -> Iterator[FoundKey]:
-    """Every key of every file, in order, read with the user's rights before the first is given."""
+    """Every key and authority of every file, in order, read with the user's rights before the
+    first is given.
+    """
     with acting_as(account):
         contents = [
             (path, read_key_file(path, account, strict=config.strict_modes))
@@ -73,18 +80,18 @@ def authorized_keys(account: Account, config: LoginConfig) -> Iterator[FoundKey]
                 log.debug(f"{path}:{identity.line}: {identity.reason}")
 
 
-def read_key_file(path: str, account: Account, *, strict: bool) -> bytes:
+def read_key_file(path: str, account: Account, *, strict: bool, what: str = "keys") -> bytes:
     """The content, or nothing. Opening must not wait: the user may have put a FIFO there."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
-            log.info(f"Could not open user '{account.name}' authorized keys '{path}': {error}")
+            log.info(f"Could not open user '{account.name}' authorized {what} '{path}': {error}")
         return b""
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            log.info(f"User '{account.name}' authorized keys '{path}' is not a regular file")
+            log.info(f"User '{account.name}' authorized {what} '{path}' is not a regular file")
             return b""
         home = _home_of(path, account)
         if strict and (reason := distrust_reason(path, account.uid, home, status)):
@@ -92,7 +99,7 @@ def read_key_file(path: str, account: Account, *, strict: bool) -> bytes:
             return b""
         return _read_all(descriptor)
     except OSError as error:
-        log.info(f"Could not read user '{account.name}' authorized keys '{path}': {error}")
+        log.info(f"Could not read user '{account.name}' authorized {what} '{path}': {error}")
         return b""
     finally:
         os.close(descriptor)

@@ -433,6 +433,56 @@ def test_a_limit_that_is_not_enforced_stops_the_start(tmp_path: Path, name: str)
     read(tmp_path, f"{name} {harmless}\n")
 
 
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ("none", "none"),
+        ("touch-required", "touch-required"),
+        ("Verify-Required none touch-required", "touch-required verify-required"),
+    ],
+)
+def test_demands_on_fido_keys_add_up(tmp_path: Path, words: str, shown: str) -> None:
+    config = read(tmp_path, f"PubkeyAuthOptions {words}\n")
+    assert f"pubkeyauthoptions {shown}" in dump(config, config.for_connection())
+
+
+def test_an_unknown_demand_on_fido_keys_is_a_bad_line(tmp_path: Path) -> None:
+    assert complaint(tmp_path, "PubkeyAuthOptions verify\n") == [
+        "config line 1: unsupported PubkeyAuthOptions option verify",
+        "config: terminating, 1 bad configuration options",
+    ]
+
+
+def test_authorities_sign_by_the_algorithms_that_are_left(tmp_path: Path) -> None:
+    default = read(tmp_path, "").ca_signature_algorithms.split(",")
+    assert "ssh-rsa" not in default
+    assert not [name for name in default if "cert" in name]
+    for text, names in (
+        ("-ecdsa-*,sk-*", ["ssh-ed25519", "rsa-sha2-512", "rsa-sha2-256"]),
+        ("ssh-ed25519", ["ssh-ed25519"]),
+        ("+ssh-rsa", [*default, "ssh-rsa"]),
+    ):
+        config = read(tmp_path, f"CASignatureAlgorithms {text}\n")
+        assert config.ca_signature_algorithms.split(",") == names
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "accepted"),
+    [
+        ("ssh-rsa-cert-v01@openssh.com", "rsa-sha2-256-cert-v01@openssh.com"),
+        ("ssh-ed25519-cert-v01@openssh.com", "ssh-ed25519-cert-v01@openssh.com"),
+        ("sk-ssh-ed25519@openssh.com", "sk-ssh-ed25519@openssh.com"),
+    ],
+)
+def test_certificates_are_accepted_by_their_own_names(
+    tmp_path: Path, algorithm: str, accepted: str
+) -> None:
+    assert read(tmp_path, "").accepts_key(algorithm)
+    assert read(tmp_path, f"PubkeyAcceptedAlgorithms {accepted}\n").accepts_key(algorithm)
+    plain = read(tmp_path, "PubkeyAcceptedAlgorithms ssh-ed25519,rsa-sha2-256\n")
+    assert not plain.accepts_key(algorithm)
+
+
 def test_two_factors_in_a_row_are_refused(tmp_path: Path) -> None:
     text = "AuthenticationMethods publickey,password\n"
     assert "several methods in one list" in complaint(tmp_path, text)[0]
