@@ -241,6 +241,8 @@ def make_link(
     idle_timeout: float = 30.0,
     limits: Limits = BEFORE_LOGIN,
     preferred_schemes: Sequence[int] = (),
+    plain_client: bool | None = None,
+    plain_server: bool | None = None,
 ) -> tuple[Link, Side, Side]:
     """A client at the start of its handshake, the server that its first packet calls for, and
     the link.
@@ -253,6 +255,7 @@ def make_link(
         idle_timeout=idle_timeout,
         limits=limits,
         preferred_schemes=preferred_schemes,
+        plain=plain_client,
     )
     first_flight = first_datagrams(client)
     server = Engine.server(
@@ -262,6 +265,7 @@ def make_link(
         keep_alive=keep_alive,
         idle_timeout=idle_timeout,
         limits=limits,
+        plain=plain_server,
     )
     left, right = Side(client, CLIENT), Side(server, SERVER)
     link = Link(left, right, weather or Weather())

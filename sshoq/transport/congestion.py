@@ -80,7 +80,6 @@ class Controller:
     def use_datagram_size(self, size: int) -> None:
         """The path takes larger datagrams now, or smaller ones."""
         self.datagram_size = size
-        self.congestion_window = max(self.congestion_window, self.least_window)
 
     @property
     def least_window(self) -> int:

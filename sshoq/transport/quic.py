@@ -426,6 +426,13 @@ class _Connection(QuicConnection):
             0, limits.unidirectional_streams - before.unidirectional_streams
         )
 
+    def request_key_update(self) -> None:
+        """With something that is repeated when lost: as the library keeps no old keys, a peer that
+        never hears of the new ones would be heard no more.
+        """
+        super().request_key_update()
+        self._ping_pending = self._ping_pending or [0]
+
     def close_by_application(self, code: int, reason: str) -> None:
         self._begun_by_application = True
         self.close(code, None, reason)
@@ -509,6 +516,8 @@ class _Connection(QuicConnection):
     def use_datagram_size(self, size: int) -> None:
         self._max_datagram_size = size
         self._loss._pacer._max_datagram_size = size
+        controller = self._loss._cc
+        controller.congestion_window = max(controller.congestion_window, 2 * size)
 
     # ------------------------------------------------------------------ datagrams
 
@@ -577,6 +586,13 @@ class _Connection(QuicConnection):
             return super()._send_probing_frames(network_path, now)
         finally:
             self._max_datagram_size = self.path_mtu.size
+
+    def _on_path_challenge_delivery(
+        self, delivery: QuicDeliveryState, network_path: QuicNetworkPath
+    ) -> None:
+        """aioquic repeats a challenge that was lost; one whose answer was lost must be, too."""
+        if network_path is self._network_paths[0] and not network_path.is_validated:
+            network_path.local_challenge_sent = False
 
     def _on_probe_delivery(self, delivery: QuicDeliveryState, size: int) -> None:
         if delivery == QuicDeliveryState.ACKED:

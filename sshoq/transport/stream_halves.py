@@ -281,7 +281,8 @@ class ReceivingHalf:
         FinalSizeChanged.
         """
         end = offset + len(data)
-        if offset == self.next_offset and not (fin or self._ranges) and self._final_size is None:
+        is_next = offset == self.next_offset and end > offset
+        if is_next and not (fin or self._ranges) and self._final_size is None:
             self.next_offset = self.highest_offset = end
             return [data]
         self._check_final_size(end, fin)
