@@ -41,7 +41,7 @@ class _Attempt:
         self.kind = kind
         self.places: list[Place] = []
         self.socket: socket.socket | None = None
-        self.failure = "Connection timed out"
+        self.failure = "no address"
         self.deadline: Deadline | None = None
 
 
@@ -84,7 +84,7 @@ class Dialer:
         if self._attempts.get(attempt.channel) is not attempt:
             return  # given up meanwhile
         attempt.places = places
-        attempt.failure = complaint
+        attempt.failure = complaint or attempt.failure
         self._try_next(attempt)
 
     def _try_next(self, attempt: _Attempt) -> None:
@@ -143,6 +143,7 @@ class Dialer:
 
     def _give_up(self, attempt: _Attempt) -> None:
         attempt.places = []
+        attempt.failure = os.strerror(errno.ETIMEDOUT)
         self._drop_socket(attempt)
         self._try_next(attempt)
 
