@@ -29,6 +29,9 @@ sys.exit(run_router(socket.socket(fileno=3), socket.socket(fileno=4), int(sys.ar
 """
 _ROUTER_START = "import socket, sys\nsys.path[:] = {paths!r}\n{code}"
 
+_MOST_DESCRIPTORS = 1 << 20
+"""The kernel's own limit, unless it was raised (fs.nr_open)."""
+
 _SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGUSR1)
 
 
@@ -93,13 +96,16 @@ def _leave_main() -> None:
 
 
 def _close_others(first: int, keep: Sequence[int]) -> None:
-    """Listeners and other monitors' sockets. The objects stay, on frames that never return."""
+    """Listeners and other monitors' sockets. The objects stay, on frames that never return.
+
+    Up to the hard limit: the soft one is the child's already, and main has used more."""
     start = first
     for descriptor in sorted(set(keep)):
         if descriptor >= start:
             os.closerange(start, descriptor)
             start = descriptor + 1
-    os.closerange(start, os.sysconf("SC_OPEN_MAX"))
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    os.closerange(start, _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else hard)
 
 
 # --------------------------------------------------------------------------- what main has more of

@@ -207,8 +207,8 @@ class Leader:
 
     def signal_program(self, request: SignalProgram) -> None:
         session = self._sessions.get(request.session)
-        if session is None or session.pid is None:
-            return
+        if session is None or session.pid not in self._programs:
+            return  # the number of a program that was waited for may be another's by now
         number = SIGNALS.get(request.name)
         if number is None:
             log.debug(f"unsupported signal {request.name}")

@@ -49,17 +49,18 @@ class PrivsepLink:
         self._end = end
         self._receiver = receiver
         self._lost = lost
-        self._waiting: deque[Message] = deque()
+        self._waiting: deque[tuple[Message, Sequence[int]]] = deque()
         self._loop = asyncio.get_running_loop()
         self._closed = False
         end.socket.setblocking(False)
         self._loop.add_reader(end.fileno(), self._readable)
 
-    def send(self, message: Message) -> None:
-        """In order, without waiting. After the end it does nothing."""
+    def send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
+        """In order, without waiting; the descriptors must live on. After the end it does nothing.
+        """
         if self._closed:
             return
-        self._waiting.append(message)
+        self._waiting.append((message, descriptors))
         if len(self._waiting) == 1:
             self._writable()
         elif len(self._waiting) > MAX_WAITING:
@@ -68,7 +69,7 @@ class PrivsepLink:
     def _writable(self) -> None:
         try:
             while self._waiting:
-                self._end.send(self._waiting[0])
+                self._end.send(*self._waiting[0])
                 self._waiting.popleft()
         except BlockingIOError:
             self._loop.add_writer(self._end.fileno(), self._writable)

@@ -26,6 +26,7 @@ from sshoq.server.config import ServerConfig
 from sshoq.server.connection import ConnectionFacts
 from sshoq.server.identity import Identity
 from sshoq.server.leader import run_leader
+from sshoq.server.listener import parse_peer
 from sshoq.server.login import (
     LoginError,
     become_user,
@@ -50,6 +51,7 @@ from sshoq.server.privsep import (
     LoginOpened,
     LoginSucceeded,
     LogLine,
+    MoveSocket,
     PeerGone,
     Penalty,
     PrivsepError,
@@ -60,6 +62,7 @@ from sshoq.server.privsep import (
     RecordLogin,
     RecordLogout,
     SignHandshake,
+    SocketMoved,
     Welcome,
     close_all,
     make_pair,
@@ -291,6 +294,20 @@ class Monitor:
         have its own client's address punished."""
         self._is_validated = True
 
+    def move_socket(self, request: MoveSocket, descriptors: list[int]) -> None:
+        """The kernel is to give the connection's socket the packets from where the client is now.
+        """
+        if len(descriptors) != 1:
+            raise PrivsepError("a move without a socket")
+        try:
+            with socket.socket(fileno=os.dup(descriptors[0])) as udp:
+                if udp.type != socket.SOCK_DGRAM or udp.family == socket.AF_UNIX:
+                    raise PrivsepError("a move with another kind of socket")
+                udp.connect(parse_peer(udp.family, request.peer_address, request.peer_port))
+        except (OSError, ValueError) as error:
+            log.debug(f"cannot connect the socket to {request.peer_address}: {error}")
+        self._network.send(SocketMoved())
+
     def pass_log_line(self, line: LogLine, _: list[int]) -> None:
         """The log makes it harmless; here it is said whose word it is, and that it ends."""
         suffix = "" if self._phase is Phase.AFTER_LOGIN else " [preauth]"
@@ -517,12 +534,19 @@ class Monitor:
                 child = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
                 if child is None:
                     return
-                if child.si_pid in self._programs:
-                    _, self._leader_status = os.waitpid(self._leader_pid, 0)
+                if child.si_pid in self._programs and self._leader_is_dead():
                     return
                 _, status = os.waitpid(child.si_pid, 0)
                 if child.si_pid == self._leader_pid:
                     self._leader_status = status
+
+    def _leader_is_dead(self) -> bool:
+        """If it is not, what seems to be its program only has the number of one: the leader has
+        waited for that, and has yet to say so."""
+        pid, status = os.waitpid(self._leader_pid, os.WNOHANG)
+        if pid:
+            self._leader_status = status
+        return bool(pid)
 
 
 _ALWAYS = (Phase.BEFORE_LOGIN, Phase.CLOSING, Phase.AFTER_LOGIN)
@@ -531,6 +555,7 @@ NETWORK_RULES: dict[type[Message], Rule] = {
     SignHandshake: Rule(Monitor.sign_handshake, (Phase.BEFORE_LOGIN,), most=MAX_SIGNATURES),
     AddressValidated: Rule(Monitor.note_address, (Phase.BEFORE_LOGIN,), most=1),
     Authenticate: Rule(Monitor.authenticate, (Phase.BEFORE_LOGIN,)),
+    MoveSocket: Rule(Monitor.move_socket, _ALWAYS),
     LogLine: Rule(Monitor.pass_log_line, _ALWAYS, most=MAX_LOG_LINES),
 }
 

@@ -42,11 +42,13 @@ from sshoq.server.privsep import (
     LoginFailed,
     LoginOpened,
     LogLine,
+    MoveSocket,
     PrivsepError,
     PrivsepSocket,
     RouteAdded,
     RouteRemoved,
     SignHandshake,
+    SocketMoved,
     StrayDatagram,
     Welcome,
     close_all,
@@ -265,10 +267,8 @@ class NetworkProcess:
 
     def path_changed(self, address: Address) -> None:
         self.log(VERBOSE, f"the client has moved to {address[0]} port {address[1]}")
-        try:
-            self._udp.reconnect(address)
-        except OSError as error:  # datagrams then keep coming by the router, which works, too
-            self.log(DEBUG, f"cannot connect the socket to {address[0]}: {error.strerror}")
+        self._udp.forget_peer()
+        self._monitor.send(MoveSocket(address[0], address[1]), [self._udp.fileno()])
 
     # ------------------------------------------------------------------ login
 
@@ -295,6 +295,8 @@ class NetworkProcess:
         close_all(descriptors)
         if isinstance(message, AuthenticationResult):
             self._end_request(message)
+        elif isinstance(message, SocketMoved):
+            self._udp.find_peer()  # should it be the old one, datagrams come by the router
         elif isinstance(message, LoginFailed):
             self.log(VERBOSE, f"login not opened: {message.reason}")
             self._leader.set_exception(Refused(message.reason))

@@ -118,6 +118,19 @@ class LoginFailed(Message):
     reason: Text
 
 
+class MoveSocket(Message):
+    """The client has moved there, proven. Carries the connection's UDP socket, which the monitor
+    connects anew: whoever may call connect() may also undo it, and would get everybody's packets.
+    """
+
+    peer_address: Text
+    peer_port: Varint
+
+
+class SocketMoved(Message):
+    """Answers MoveSocket. If the socket could not be connected it is as it was."""
+
+
 class LogLine(Message):
     """Network process: a line for the server's log, bounded and cleaned by the monitor."""
 
@@ -359,9 +372,18 @@ class Penalty(Message):
     kind: Text
 
 
-TO_MONITOR = MessageSet({1: SignHandshake, 2: Authenticate, 3: LogLine, 4: AddressValidated})
+TO_MONITOR = MessageSet(
+    {1: SignHandshake, 2: Authenticate, 3: LogLine, 4: AddressValidated, 5: MoveSocket}
+)
 FROM_MONITOR = MessageSet(
-    {1: Welcome, 2: HandshakeSigned, 3: AuthenticationResult, 4: LoginOpened, 5: LoginFailed}
+    {
+        1: Welcome,
+        2: HandshakeSigned,
+        3: AuthenticationResult,
+        4: LoginOpened,
+        5: LoginFailed,
+        6: SocketMoved,
+    }
 )
 TO_LEADER = MessageSet(
     {

@@ -19,15 +19,14 @@ SYSCALLS: dict[str, tuple[int | None, int | None]] = {  # number on x86_64, on a
     "epoll_ctl": (233, 21), "futex": (202, 98), "clock_gettime": (228, 113),
     # descriptors
     "close": (3, 57), "close_range": (436, 436), "dup": (32, 23), "dup2": (33, None),
-    "dup3": (292, 24), "fcntl": (72, 25), "lseek": (8, 62), "pread64": (17, 67), "fstat": (5, 80),
+    "dup3": (292, 24), "lseek": (8, 62), "pread64": (17, 67), "fstat": (5, 80),
     "pipe": (22, None), "pipe2": (293, 59), "splice": (275, 76), "eventfd2": (290, 19),
     "epoll_create": (213, None), "epoll_create1": (291, 20), "epoll_pwait2": (441, 441),
     "poll": (7, None), "ppoll": (271, 73), "select": (23, None), "pselect6": (270, 72),
     "timerfd_create": (283, 85), "timerfd_settime": (286, 86), "timerfd_gettime": (287, 87),
-    # sockets that exist; none is made but pairs
-    "socketpair": (53, 199), "connect": (42, 203), "accept": (43, 202), "accept4": (288, 242),
-    "shutdown": (48, 210), "getsockname": (51, 204), "getpeername": (52, 205),
-    "getsockopt": (55, 209), "setsockopt": (54, 208),
+    # sockets that exist
+    "accept": (43, 202), "accept4": (288, 242), "shutdown": (48, 210), "getsockname": (51, 204),
+    "getpeername": (52, 205), "getsockopt": (55, 209),
     # memory
     "brk": (12, 214), "munmap": (11, 215), "mremap": (25, 216), "madvise": (28, 233),
     "membarrier": (324, 283),
@@ -50,6 +49,7 @@ SYSCALLS: dict[str, tuple[int | None, int | None]] = {  # number on x86_64, on a
     "exit": (60, 93), "exit_group": (231, 94), "wait4": (61, 260), "waitid": (247, 95),
     # answered by what their arguments are
     "ioctl": (16, 29), "mmap": (9, 222), "mprotect": (10, 226), "newfstatat": (262, 79),
+    "fcntl": (72, 25), "setsockopt": (54, 208), "socketpair": (53, 199), "connect": (42, 203),
     "prctl": (157, 167), "prlimit64": (302, 261), "clone": (56, 220),
     # refused with an error, not death: libraries try them and live without
     "open": (2, None), "openat": (257, 56), "openat2": (437, 437), "creat": (85, None),
@@ -91,7 +91,15 @@ class Check(NamedTuple):
     forbidden: int = 0
 
 
-Rule = int | Check
+class Pairs(NamedTuple):
+    """Allowed while two arguments, of 32 bits each, have values that stand together in the list."""
+
+    arguments: tuple[int, int]
+    otherwise: int
+    values: tuple[tuple[int, int], ...]
+
+
+Rule = int | Check | Pairs
 
 # Terminal size and break for ptys; what Python asks of descriptors (blocking, close-on-exec, is it
 # a tty). TIOCSTI, which types into the user's terminal, is the one to keep out.
@@ -109,6 +117,22 @@ _IOCTLS = (
     0x5450,  # FIONCLEX
     0x5451,  # FIOCLEX
 )
+# Blocking, close-on-exec, and copies. F_SETOWN is the one to keep out: with it a socket can be made
+# to send SIGKILL to any process of the same user, which is every other connection's.
+_FCNTLS = (0, 1, 2, 3, 4, 1030)
+# What a relay tunes. Among the others are programs for all sockets at our address: with those one
+# connection could take the first packets of everybody.
+_SOCKET_OPTIONS = (
+    (1, 7),  # SOL_SOCKET: SO_SNDBUF
+    (1, 8),  # SO_RCVBUF
+    (1, 13),  # SO_LINGER
+    (6, 1),  # IPPROTO_TCP: TCP_NODELAY
+    (0, 10),  # IPPROTO_IP: IP_MTU_DISCOVER
+    (41, 23),  # IPPROTO_IPV6: IPV6_MTU_DISCOVER
+    (17, 103),  # IPPROTO_UDP: UDP_SEGMENT
+    (17, 104),  # UDP_GRO
+)
+_AF_UNIX = 1
 _PROT_EXEC = 4
 _AT_EMPTY_PATH = 0x1000
 _NAMESPACES_AND_THREADS = 0x7E020000 | 0x00010000
@@ -125,6 +149,12 @@ _COMMON: dict[str, Rule] = {
     # Checked ones first: the kernel remembers the unconditional ones and does not run the program
     # for them.
     "ioctl": Check(1, refuse(errno.EPERM), values=_IOCTLS),
+    "fcntl": Check(1, refuse(errno.EPERM), values=_FCNTLS),
+    "setsockopt": Pairs((1, 2), refuse(errno.EPERM), values=_SOCKET_OPTIONS),
+    "socketpair": Check(0, refuse(errno.EPERM), values=(_AF_UNIX,)),
+    # It can undo a connection, too, and a socket at our address without a peer gets the packets of
+    # all newcomers. The monitor connects.
+    "connect": refuse(errno.EPERM),
     "mmap": Check(2, refuse(errno.EACCES), forbidden=_PROT_EXEC),
     "mprotect": Check(2, refuse(errno.EACCES), forbidden=_PROT_EXEC),
     "newfstatat": Check(3, refuse(errno.EACCES), values=(_AT_EMPTY_PATH,)),  # glibc's fstat
@@ -186,6 +216,9 @@ def _body(rule: Rule) -> Iterable[bytes]:
     if isinstance(rule, int):
         yield _instruction(_RETURN, rule)
         return
+    if isinstance(rule, Pairs):
+        yield from _pairs_body(rule)
+        return
     low = 16 + 8 * rule.argument  # both machines are little-endian
     yield _instruction(_LOAD, low)
     if not rule.values:
@@ -199,6 +232,17 @@ def _body(rule: Rule) -> Iterable[bytes]:
         yield _instruction(_EQUAL, 0, 0, 1)
         yield _instruction(_RETURN, ALLOW)
         yield _instruction(_RETURN, rule.otherwise)
+    yield _instruction(_RETURN, rule.otherwise)
+
+
+def _pairs_body(rule: Pairs) -> Iterable[bytes]:
+    first, second = (16 + 8 * argument for argument in rule.arguments)
+    for one, other in rule.values:
+        yield _instruction(_LOAD, first)
+        yield _instruction(_EQUAL, one, 0, 3)
+        yield _instruction(_LOAD, second)
+        yield _instruction(_EQUAL, other, 0, 1)
+        yield _instruction(_RETURN, ALLOW)
     yield _instruction(_RETURN, rule.otherwise)
 
 

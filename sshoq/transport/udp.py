@@ -97,9 +97,12 @@ class UdpSocket:
         """Datagrams that wait for room in the socket."""
         return len(self._backlog)
 
-    def reconnect(self, address: Address) -> None:
-        """From now on the peer is there (a validated migration)."""
-        self.socket.connect(address)
+    def forget_peer(self) -> None:
+        """The socket is about to be connected to somebody else: until `find_peer` every datagram
+        is sent with its address."""
+        self._peer = None
+
+    def find_peer(self) -> None:
         self._peer = _peer_of(self.socket)
 
     def fileno(self) -> int:

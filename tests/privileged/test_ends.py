@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from pathlib import Path
 
 import pytest
 
+from sshoq.server.privsep import MoveSocket, SignalProgram, SocketMoved
 from tests.accounts import Account, PamService, make_pam_service
 from tests.janitor import Janitor
 from tests.needs import need_root
@@ -119,3 +121,31 @@ def test_a_stopped_program_is_hung_up_too(tmp_path: Path, account: Account) -> N
         monitor.hang_up()
         monitor.wait()
         wait_until(lambda: not any(map(is_running, running)), PATIENCE, "it is gone")
+
+
+def test_a_signal_for_a_program_that_has_ended_reaches_nobody(
+    tmp_path: Path, account: Account
+) -> None:
+    """Its number may be another's by now. What it left in its group stands in for the other."""
+    with Monitor(tmp_path) as monitor:
+        monitor.log_in(account)
+        program = monitor.start("sleep 4001 </dev/null >/dev/null 2>&1 &")
+        program.wait()
+        [left] = [one for one in processes_of(account.uid) if one.name == "sleep"]
+        monitor.leader.send(SignalProgram(program.session, "KILL"))
+        assert monitor.run("echo the signal was looked at")[0] != ""
+        assert is_running(left)
+        os.kill(left.pid, signal.SIGKILL)
+
+
+def test_only_a_udp_socket_can_be_moved(tmp_path: Path) -> None:
+    with Monitor(tmp_path) as monitor, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        monitor.network.send(MoveSocket("127.0.0.1", 9), [udp.fileno()])
+        monitor.expect(SocketMoved)
+        assert udp.getpeername() == ("127.0.0.1", 9)
+        monitor.network.send(MoveSocket("127.0.0.1", 0), [udp.fileno()])
+        monitor.expect(SocketMoved)
+        assert udp.getpeername() == ("127.0.0.1", 9)
+        monitor.network.send(MoveSocket("/run/utmp", 9), [monitor.network.fileno()])
+        monitor.wait()
+        assert "a move with another kind of socket" in monitor.log

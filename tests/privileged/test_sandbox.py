@@ -64,6 +64,10 @@ def attempt(tmp_path: Path, how: str, code: str) -> subprocess.CompletedProcess[
 
 
 REFUSED = {
+    "signal by way of a socket": "fcntl.fcntl(outside, fcntl.F_SETOWN, victim)",
+    "take everybody's packets": "outside.connect('')",
+    "program the sockets at our address": "outside.setsockopt(1, 51, bytes(16))",
+    "load a protocol": "socket.socketpair(socket.AF_NETLINK)",
     "open": "open('/etc/passwd')",
     "list": "os.listdir('/')",
     "stat": "os.stat('/')",

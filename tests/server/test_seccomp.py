@@ -5,7 +5,10 @@ the sandbox in tests/privileged.
 from __future__ import annotations
 
 import errno
+import fcntl
+import os
 import re
+import socket
 import struct
 import termios
 from pathlib import Path
@@ -147,3 +150,17 @@ def test_the_numbers_are_the_kernels(header: str, column: int, pattern: str) -> 
     renamed = {"newfstatat": "fstatat"} if column else {}
     for call, pair in SYSCALLS.items():
         assert numbers.get(renamed.get(call, call)) == pair[column], call
+
+
+def test_only_what_a_relay_needs_is_done_to_descriptors_and_sockets() -> None:
+    for rules in (ROUTER_RULES, NETWORK_RULES):
+        assert judge(rules, "fcntl", 5, fcntl.F_SETFL, os.O_NONBLOCK) == ALLOW
+        assert judge(rules, "fcntl", 5, fcntl.F_SETOWN, 1) == refuse(errno.EPERM)
+        assert judge(rules, "setsockopt", 5, socket.IPPROTO_TCP, socket.TCP_NODELAY) == ALLOW
+        assert judge(rules, "setsockopt", 5, 17, 104) == ALLOW
+        # One allowed name at the level of another is another option.
+        assert judge(rules, "setsockopt", 5, socket.IPPROTO_IPV6, 1) == refuse(errno.EPERM)
+        assert judge(rules, "setsockopt", 5, socket.SOL_SOCKET, 51) == refuse(errno.EPERM)
+        assert judge(rules, "socketpair", socket.AF_UNIX) == ALLOW
+        assert judge(rules, "socketpair", socket.AF_NETLINK) == refuse(errno.EPERM)
+        assert judge(rules, "connect", 5) == refuse(errno.EPERM)

@@ -115,18 +115,31 @@ def test_ipv6_peers_are_known_by_host_and_port() -> None:
     sender.send([b"abc"], ("::1", port))
     ((source, datagrams),) = [batch for _ in range(ROUNDS) for batch in receiver.receive()]
     assert (source, datagrams) == (("::1", ends[0].getsockname()[1]), [b"abc"])
-    receiver.reconnect(source)
+    receiver.socket.connect(source)
+    receiver.find_peer()
     assert receiver.peer == source
     receiver.close()
     sender.close()
 
 
-def test_reconnect_moves_the_peer(pair: tuple[UdpSocket, UdpSocket]) -> None:
+def test_while_somebody_connects_the_socket_anew_nothing_goes_astray(
+    pair: tuple[UdpSocket, UdpSocket],
+) -> None:
+    old = pair[0].socket.getpeername()
     elsewhere = UdpSocket(bound_socket())
-    pair[0].reconnect(elsewhere.socket.getsockname())
-    assert pair[0].peer == elsewhere.socket.getsockname()
-    pair[0].send([b"here"], pair[0].peer)
-    assert read_all(elsewhere, 1) == [b"here"]
+    new = elsewhere.socket.getsockname()
+    pair[0].forget_peer()
+    pair[0].send([b"before"], new)
+    pair[0].socket.connect(new)
+    pair[0].send([b"between"], new)
+    pair[0].send([b"to the old place"], old)
+    elsewhere.send([b"back"], pair[0].socket.getsockname())
+    ((source, _),) = [batch for _ in range(ROUNDS) for batch in pair[0].receive()]
+    pair[0].find_peer()
+    pair[0].send([b"after"], new)
+    assert read_all(elsewhere, 3) == [b"before", b"between", b"after"]
+    assert read_all(pair[1], 1) == [b"to the old place"]
+    assert source == pair[0].peer == new
     elsewhere.close()
 
 

@@ -1,0 +1,55 @@
+"""The monitor's bookkeeping of other processes. Its whole life is tested in tests/privileged."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+# In a process of its own: what is looked at is all of its children.
+REAP = """\
+import os, signal, time
+from sshoq.server.monitor import Monitor
+
+def child(life):
+    pid = os.fork()
+    if pid == 0:
+        if life:
+            signal.pause()
+        os._exit(7)
+    return pid
+
+monitor = Monitor.__new__(Monitor)
+monitor._leader_pid, monitor._leader_status = child(life=True), None
+stranger = child(life=False)
+monitor._programs = {stranger}
+os.waitid(os.P_PID, stranger, os.WEXITED | os.WNOWAIT)
+signal.alarm(20)
+monitor._reap()
+assert monitor._leader_status is None
+try:
+    os.waitid(os.P_PID, stranger, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    raise SystemExit("the stranger was not waited for")
+except ChildProcessError:
+    pass
+
+program = child(life=False)
+monitor._programs = {program}
+os.kill(monitor._leader_pid, signal.SIGKILL)
+for one in (monitor._leader_pid, program):
+    os.waitid(os.P_PID, one, os.WEXITED | os.WNOWAIT)
+monitor._reap()
+assert monitor._leader_status == signal.SIGKILL
+os.waitid(os.P_PID, program, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # still there
+"""
+
+
+def test_a_stranger_with_a_programs_number_does_not_stop_the_monitor() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", REAP],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
