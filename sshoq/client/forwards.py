@@ -112,10 +112,11 @@ class Forwards:
         self._log = log
         self._agent = agent
         self._group = group
-        self._acceptors: list[Acceptor] = []
-        self._unix: list[UnixListener] = []
+        self._local: list[tuple[Forward, Acceptor, UnixListener | None]] = []
         self._listeners: dict[int, Forward] = {}
         """By the channel that stands for the server's listener."""
+        self._remote: list[tuple[Forward, int, Channel]] = []
+        """Those that stand at the server, with the port that it chose if that was left to it."""
         self._targets: dict[IPPort, Forward] = {}
         """By the target, as a Go server names it."""
         self._tasks: dict[asyncio.Task[None], int] = {}
@@ -145,10 +146,8 @@ class Forwards:
         return next(n for n in range(FIRST_NUMBER, len(used) + 2) if n not in used)
 
     def close(self) -> None:
-        for acceptor in self._acceptors:
-            acceptor.close()
-        for listener in self._unix:
-            listener.remove()
+        while self._local:
+            self._stop_listening(0)
         for task in list(self._tasks):
             task.cancel()
 
@@ -156,26 +155,53 @@ class Forwards:
 
     async def listen_locally(self) -> None:
         """Failure if one cannot be had and ExitOnForwardFailure is set."""
-        failed = False
-        for forward in self._options.local_forwards:
-            try:
-                await self._listen(forward)
-            except Unsupported as error:
-                self._log.error(str(error))
-                failed = True
-            except OSError as error:
-                self._complain_of_listener(forward, error)
-                failed = True
-        if failed and self._options.exit_on_forward_failure:
+        granted = [await self.add_local(forward) for forward in self._options.local_forwards]
+        if not all(granted) and self._options.exit_on_forward_failure:
             raise Failure("Could not request local forwarding.")
-        if failed:
+        if not all(granted):
             self._log.error("Could not request local forwarding.")
+
+    async def add_local(self, forward: Forward) -> bool:
+        """False, and the user was told why: nobody listens there now."""
+        try:
+            await self._listen(forward)
+        except Unsupported as error:
+            self._log.error(str(error))
+            return False
+        except OSError as error:
+            self._complain_of_listener(forward, error)
+            return False
+        return True
+
+    def cancel_local(self, wanted: Forward) -> bool:
+        """Stop listening where `wanted` says; what came through goes on. False: nobody listens."""
+        place = self._local_place(wanted)
+        for index, (forward, _, _) in enumerate(self._local):
+            if self._local_place(forward) == place:
+                self._stop_listening(index)
+                return True
+        return False
+
+    def _local_place(self, forward: Forward) -> tuple[object, ...]:
+        """What two forwardings have in common that cannot both be had."""
+        if forward.listen_path is not None:
+            return (forward.listen_path,)
+        gateway = self._options.gateway_ports
+        return (addresses_for(forward.listen_host, gateway=gateway), forward.listen_port)
+
+    def _stop_listening(self, index: int) -> None:
+        _, acceptor, listener = self._local.pop(index)
+        acceptor.close()
+        if listener is not None:
+            listener.remove()
 
     async def _listen(self, forward: Forward) -> None:
         if forward.connect_path is not None:
             check_paths_are_known(self._traits, forward.connect_path)
+        unix = None
         if forward.listen_path is not None:
-            sockets = [self._listen_on_path(forward.listen_path)]
+            unix = self._listen_on_path(forward.listen_path)
+            sockets = [unix.socket]
         else:
             addresses = await self._addresses(forward)
             port = forward.listen_port or 0
@@ -187,7 +213,7 @@ class Forwards:
             number = self._free_number()
             self._start(number, self._lead_out(number, forward, connection, caller))
 
-        self._acceptors.append(Acceptor(sockets, take))
+        self._local.append((forward, Acceptor(sockets, take), unix))
 
     @property
     def _traits(self) -> PeerTraits:
@@ -198,13 +224,11 @@ class Forwards:
     def _knows_names(self) -> bool:
         return self._traits.supports(Extension.FORWARD)
 
-    def _listen_on_path(self, path: str) -> socket.socket:
+    def _listen_on_path(self, path: str) -> UnixListener:
         options = self._options
-        listener = UnixListener(
+        return UnixListener(
             path, options.stream_local_bind_mask, unlink=options.stream_local_bind_unlink
         )
-        self._unix.append(listener)
-        return listener.socket
 
     async def _addresses(self, forward: Forward) -> list[str]:
         """Literal ones, of the family that is wanted."""
@@ -319,12 +343,32 @@ class Forwards:
                 self._log.error(str(error))
                 self._complain_of_remote(forward)
         for forward, channel in asked:
-            try:
-                await self._take_answer(forward, channel)
-            except (ChannelRefused, ChannelClosed) as error:
-                self._log.debug(f"remote forward failure for {forward.listen_text()}: {error}")
-                self._listeners.pop(channel.stream_id, None)
+            if await self._take_answer(forward, channel) is None:
                 self._complain_of_remote(forward)
+
+    async def add_remote(self, forward: Forward) -> int | None:
+        """The port on which the server listens now, 0 for a path. None, and the user was told why
+        if that is known: it does not."""
+        try:
+            channel = await self._ask_listener(forward)
+        except Unsupported as error:
+            self._log.error(str(error))
+            return None
+        return await self._take_answer(forward, channel)
+
+    def cancel_remote(self, wanted: Forward) -> bool:
+        """Have the server listen there no longer; what came through goes on. False: it did not, or
+        cannot be told."""
+        if not self._knows_names:
+            return False
+        place = _remote_place(wanted, wanted.listen_port)
+        for index, (forward, port, channel) in enumerate(self._remote):
+            if _remote_place(forward, port) == place:
+                del self._remote[index]
+                self._listeners.pop(channel.stream_id, None)
+                channel.finish()
+                return True
+        return False
 
     async def _ask_listener(self, forward: Forward) -> Channel:
         conversation = self._client.conversation
@@ -366,21 +410,31 @@ class Forwards:
         self._targets[target] = forward
         return target
 
-    async def _take_answer(self, forward: Forward, channel: Channel) -> None:
-        await channel.opened()
-        if not self._knows_names:
-            return
-        requested = await channel.next_request()
-        if requested is None or not isinstance(requested.request, Listening):
-            raise ChannelClosed("the server did not say where it listens")
+    async def _take_answer(self, forward: Forward, channel: Channel) -> int | None:
+        """The port at the server, or None if it refuses."""
+        try:
+            port = await self._await_listener(forward, channel)
+        except (ChannelRefused, ChannelClosed) as error:
+            self._log.debug(f"remote forward failure for {forward.listen_text()}: {error}")
+            self._listeners.pop(channel.stream_id, None)
+            return None
         if forward.listen_port == 0 and forward.listen_path is None:
             target = forward.connect_path or f"{forward.connect_host}:{forward.connect_port}"
             if forward.dynamic:
                 target = "[socks]:0"
-            self._log.info(
-                f"Allocated port {requested.request.port} for remote forward to {target}"
-            )
+            self._log.info(f"Allocated port {port} for remote forward to {target}")
         self._log.debug(f"remote forward success for: listen {forward.listen_text()}")
+        self._remote.append((forward, port, channel))
+        return port
+
+    async def _await_listener(self, forward: Forward, channel: Channel) -> int:
+        await channel.opened()
+        if not self._knows_names:
+            return forward.listen_port or 0
+        requested = await channel.next_request()
+        if requested is None or not isinstance(requested.request, Listening):
+            raise ChannelClosed("the server did not say where it listens")
+        return requested.request.port
 
     def _complain_of_remote(self, forward: Forward) -> None:
         what = f"listen port {forward.listen_port}"
@@ -499,6 +553,13 @@ class Forwards:
             return
         is_go = channel.state.traits.is_go
         await join(channel, end, channel.close if is_go else channel.finish)
+
+
+def _remote_place(forward: Forward, port: int | None) -> tuple[object, ...]:
+    """By which a forwarding at the server is told from others."""
+    if forward.listen_path is not None:
+        return (forward.listen_path,)
+    return (_address_to_ask(forward), port)
 
 
 def _address_to_ask(forward: Forward) -> str:
