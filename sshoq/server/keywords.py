@@ -65,7 +65,7 @@ class Listen(NamedTuple):
 
 # What becomes of a keyword here.
 ACTED = "acted upon"
-LATER = "checked and kept, but nothing is forwarded yet, so there is nothing it could permit"
+LATER = "checked and kept, but X11 and tunnels are not forwarded, so there is nothing to permit"
 VOID = "without meaning over QUIC, or for a method that is never offered"
 REFUSED = "a limit that is not enforced, so a value that sets it stops the start"
 
@@ -665,7 +665,7 @@ _ROWS = [
     _row("ClientAliveInterval", TIME, 0, MATCH),
     _row("ClientAliveCountMax", INTEGER, 3, MATCH),
     _row("RequiredRSASize", INTEGER, 1024, MATCH),
-    _row("StreamLocalBindMask", MASK, 0o177, MATCH, LATER),
+    _row("StreamLocalBindMask", MASK, 0o177, MATCH),
     _row(
         "PermitRootLogin",
         _choice(
@@ -690,13 +690,13 @@ _ROWS = [
     _row("PermitUserRC", FLAG, True, MATCH),
     _row("StrictModes", FLAG, True, GLOBAL),
     _row("PermitEmptyPasswords", FLAG, False, MATCH),
-    _row("GatewayPorts", _choice("clientspecified", "yes", "no"), "no", MATCH, LATER),
+    _row("GatewayPorts", _choice("clientspecified", "yes", "no"), "no", MATCH),
     _row("UseDNS", NEVER, False, GLOBAL, REFUSED),
-    _row("AllowTcpForwarding", _FORWARDING, "yes", MATCH, LATER),
-    _row("AllowAgentForwarding", FLAG, True, MATCH, LATER),
-    _row("DisableForwarding", FLAG, False, MATCH, LATER),
-    _row("AllowStreamLocalForwarding", _FORWARDING, "yes", MATCH, LATER),
-    _row("StreamLocalBindUnlink", FLAG, False, MATCH, LATER),
+    _row("AllowTcpForwarding", _FORWARDING, "yes", MATCH),
+    _row("AllowAgentForwarding", FLAG, True, MATCH),
+    _row("DisableForwarding", FLAG, False, MATCH),
+    _row("AllowStreamLocalForwarding", _FORWARDING, "yes", MATCH),
+    _row("StreamLocalBindUnlink", FLAG, False, MATCH),
     _row("FingerprintHash", HASH, "SHA256", GLOBAL),
     _row("ExposeAuthInfo", FLAG, False, MATCH),
     _row("RefuseConnection", FLAG, False, MATCH),
@@ -727,8 +727,8 @@ _ROWS = [
     _row("PerSourceMaxStartups", SOURCE_LIMIT, None, GLOBAL),
     _row("PerSourceNetBlockSize", NET_BLOCK, NetBlockSize(32, 128), GLOBAL),
     _row("PermitTunnel", _choice("point-to-point", "ethernet", "yes", "no"), "no", MATCH, LATER),
-    _row("PermitOpen", PERMITTED, ("any",), MATCH, LATER),
-    _row("PermitListen", PERMITTED, ("any",), MATCH, LATER),
+    _row("PermitOpen", PERMITTED, ("any",), MATCH),
+    _row("PermitListen", PERMITTED, ("any",), MATCH),
     _row("PermitUserEnvironment", USER_ENVIRONMENT, "", GLOBAL),
     _row("PubkeyAuthOptions", DEMANDS, (), MATCH),
     _row("PerSourcePenalties", PENALTY_TABLE, PENALTIES, GLOBAL),

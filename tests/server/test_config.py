@@ -512,7 +512,7 @@ def test_authentication_methods_switch_the_others_off(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_not_acted_upon_is_noted(tmp_path: Path, treatment: str, name: str) -> None:
-    value = "none" if treatment is LATER else "whatever"
+    value = "whatever"
     notes = read(tmp_path, f"{name} {value}\n").notes
     assert [note.text.partition(": ")[2] for note in notes] == [f"{name}: {treatment}"]
 
