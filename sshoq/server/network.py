@@ -68,7 +68,9 @@ CONVERSATION_ID_LENGTH = 32
 SIGNATURE_WAIT = 10.0
 """Seconds the monitor may take to sign. It does it in one; after ten it counts as hung."""
 
-HANDSHAKE_TIMEOUT = 10.0
+HANDSHAKE_TIMEOUT = 30.0
+"""Seconds until the client must have shown its address; LoginGraceTime, which the monitor keeps, is
+for what comes then. Ample, for a hundred logins at once on a small machine."""
 IDLE_TIMEOUT = 900.0
 """Seconds of silence after which a client is given up; the lower of both sides' values counts, and
 the Go client says 30. A laptop may sleep so long and go on."""
@@ -138,7 +140,9 @@ class NetworkProcess:
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._leader: asyncio.Future[SessionLeader] = self._loop.create_future()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._timers: list[asyncio.TimerHandle] = []
+        self._patience: asyncio.TimerHandle | None = None
+        self._alive: asyncio.TimerHandle | None = None
+        self._farewell: asyncio.TimerHandle | None = None
         self._request: int | None = None
         self._log_lines = 0
         self.max_sessions = EARLY_SESSIONS
@@ -179,7 +183,7 @@ class NetworkProcess:
         self._loop.set_exception_handler(self._crash)
         for connection_id in self._conversation.engine.connection_ids:
             self.routes_changed(connection_id, None)
-        self._timers.append(self._loop.call_later(HANDSHAKE_TIMEOUT, self._give_up_handshake))
+        self._patience = self._loop.call_later(HANDSHAKE_TIMEOUT, self._give_up_handshake)
         async with asyncio.TaskGroup() as group:
             self._group = group
             self._conversation.start(self._start.datagrams, self._start.peer)
@@ -190,8 +194,9 @@ class NetworkProcess:
 
     def _close_everything(self) -> None:
         self._conversation.close()
-        for timer in self._timers:
-            timer.cancel()
+        for timer in (self._patience, self._alive, self._farewell):
+            if timer is not None:
+                timer.cancel()
         for task in self._tasks:
             task.cancel()
         self._host.close()
@@ -252,7 +257,8 @@ class NetworkProcess:
         pass
 
     def handshake_completed(self) -> None:
-        self._timers.pop().cancel()
+        if self._patience is not None:
+            self._patience.cancel()
         self._router.send(AddressValidated())
         self._monitor.send(AddressValidated())
 
@@ -310,7 +316,7 @@ class NetworkProcess:
             traits = self._conversation.traits
             self._respond(stream_id, refused(traits, result.banner, result.methods))
             if result.outcome == AuthenticationResult.CLOSED:
-                self._loop.call_later(LINGER_REFUSED, self._conversation.close)
+                self._leave(LINGER_REFUSED, result.reason)
             return
         self._conversation.raise_limits(AFTER_LOGIN)
         self._respond(stream_id, accepted(self._conversation.traits, result.banner))
@@ -339,7 +345,7 @@ class NetworkProcess:
         if silence >= interval:
             self._conversation.engine.ping()
             self._conversation.flush_soon()
-        self._timers.append(self._loop.call_later(interval, self._watch_client, interval, most))
+        self._alive = self._loop.call_later(interval, self._watch_client, interval, most)
 
     # ------------------------------------------------------------------ channels and the end
 
@@ -360,7 +366,13 @@ class NetworkProcess:
         await self._host.serve(host)
         if self._conversation.traits.is_go and not self._host.is_busy:
             # A Go client leaves without a word once it has read the exit status.
-            self._timers.append(self._loop.call_later(LINGER, self._conversation.close))
+            self._leave(LINGER, "")
+
+    def _leave(self, delay: float, reason: str) -> None:
+        """Close the connection once the peer has had time to read what was said last."""
+        if self._farewell is None:
+            close = self._conversation.close
+            self._farewell = self._loop.call_later(delay, close, Code.NO_ERROR, reason)
 
     def conversation_ended(self) -> None:
         self._conversation.close()

@@ -101,6 +101,8 @@ class AuthenticationResult(Message):
     """Banner file and PAM messages to show before login; empty: none."""
     methods: Text = ""
     """What may be tried, as in RFC 4252 5.1: a comma list of publickey and password."""
+    reason: Text = ""
+    """With CLOSED: what the client may be told of why."""
 
 
 class LoginOpened(Message):
