@@ -122,8 +122,10 @@ class Transcript:
     @cached_property
     def responses(self) -> dict[int, list[tuple[bytes, bytes]] | None]:
         """Fields of each answer by stream, in order; None for a request that was reset."""
-        return {one["stream"]: one["response_headers"] and _fields(one["response_headers"])
-                for one in self._asked}
+        return {
+            one["stream"]: one["response_headers"] and _fields(one["response_headers"])
+            for one in self._asked
+        }
 
     @cached_property
     def statuses(self) -> list[int]:
@@ -131,8 +133,11 @@ class Transcript:
 
     def written(self, stream: int, sender: Side) -> bytes:
         """All that `sender` wrote on a stream."""
-        return b"".join(step.data for step in self.steps
-                        if step.stream == stream and step.sender == sender and step.data)
+        return b"".join(
+            step.data
+            for step in self.steps
+            if step.stream == stream and step.sender == sender and step.data
+        )
 
     @cached_property
     def channels(self) -> list[int]:
@@ -149,10 +154,12 @@ class Transcript:
         spoke_first = sender == self.opener(channel)
         if spoke_first:
             speech.header, data = header, data[size:]
-        listener = ChannelState(channel, header, go_traits(), is_client=sender == "server",
-                                opened_here=not spoke_first)
-        fin = any(step.fin for step in self.steps
-                  if step.stream == channel and step.sender == sender)
+        listener = ChannelState(
+            channel, header, go_traits(), is_client=sender == "server", opened_here=not spoke_first
+        )
+        fin = any(
+            step.fin for step in self.steps if step.stream == channel and step.sender == sender
+        )
         for event in listener.receive(data, fin):
             speech.add(event)
         return speech
@@ -164,8 +171,11 @@ def transcripts() -> list[Transcript]:
 
 def go_traits() -> PeerTraits:
     """What a peer counts as that said what the Go programs say."""
-    return PeerTraits(version=parse_version(
-        f"SSH 3.0 {GO_IMPLEMENTATION} 0.2.1 experimental_spec_version=alpha-00"))
+    return PeerTraits(
+        version=parse_version(
+            f"SSH 3.0 {GO_IMPLEMENTATION} 0.2.1 experimental_spec_version=alpha-00"
+        )
+    )
 
 
 def encode_event(event: ChannelEvent) -> bytes:
@@ -178,8 +188,9 @@ def encode_event(event: ChannelEvent) -> bytes:
         case Data():
             return varint(94) + varint(len(event.payload)) + bytes(event.payload)
         case ExtendedData():
-            return (varint(95) + varint(event.kind) + varint(len(event.payload))
-                    + bytes(event.payload))
+            return (
+                varint(95) + varint(event.kind) + varint(len(event.payload)) + bytes(event.payload)
+            )
         case Eof():
             return varint(96)
         case Requested():
@@ -191,8 +202,15 @@ def encode_event(event: ChannelEvent) -> bytes:
 
 def _step(event: dict[str, Any], stream: int | None) -> Step:
     data = bytes.fromhex(event["hex"]) if "hex" in event else None
-    return Step(event["seq"], event["from"], stream, data, bool(event.get("fin")),
-                event.get("reset"), event.get("stop_sending"))
+    return Step(
+        event["seq"],
+        event["from"],
+        stream,
+        data,
+        bool(event.get("fin")),
+        event.get("reset"),
+        event.get("stop_sending"),
+    )
 
 
 def _fields(listed: list[list[str]]) -> list[tuple[bytes, bytes]]:

@@ -98,9 +98,7 @@ async def pair(
     loop = asyncio.get_running_loop()
     client_engine = Engine.client(PEER, "server.test", now=loop.time())
     [(_, flight)] = client_engine.outgoing(loop.time())
-    server_engine = Engine.server(
-        FirstPacket.of(flight[0]), identity(), reset_key=RESET_KEY
-    )
+    server_engine = Engine.server(FirstPacket.of(flight[0]), identity(), reset_key=RESET_KEY)
     async with asyncio.timeout(PATIENCE):
         client = Party(client_engine, client_end, ConversationState(True, client_extensions))
         server = Party(server_engine, server_end, ConversationState(False, server_extensions))
