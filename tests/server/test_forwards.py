@@ -75,6 +75,8 @@ async def served(client_extensions: Extension = OURS) -> AsyncIterator[Served]:
         async def end_all() -> None:
             await asyncio.get_running_loop().create_future()
 
+        if client_extensions is NONE:
+            server.conversation.state.traits.learn(None, OURS)  # as a Go client
         login.group = group
         login.open_channel = server.conversation.open_channel
         server.on_channel = accept
