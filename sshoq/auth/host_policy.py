@@ -25,10 +25,13 @@ from sshoq.auth.randomart import draw_randomart
 SSH_PORT = 22
 DEFAULT_PORT = 443
 
-ERROR, INFO, DEBUG = "error", "info", "debug"
+FATAL, ERROR, INFO, DEBUG = "fatal", "error", "info", "debug"
 
 Ask = Callable[[str], str | None]  # the prompt; None: nobody can be asked
 Tell = Callable[[str, str], None]  # one of the levels above, and the text, of one line or several
+
+_NOT_IN_A_NAME = frozenset("@?*#[]|'\"\\")
+"""What would mean something else in known_hosts."""
 
 MAX_ANSWERS = 20  # a broken SSH_ASKPASS must not keep us here for ever
 SHOWN_NAMES = 8
@@ -100,12 +103,16 @@ def judge_host(
     try:
         leaf = read_leaf(chain[0])
     except CertificateError as error:
-        tell(ERROR, f"{policy.known_name}: {error}\nHost key verification failed.")
+        tell(ERROR, f"{policy.known_name}: {error}")
+        tell(FATAL, "Host key verification failed.")
+        return REFUSED
+    if leaf.key.algorithm == "ssh-rsa" and leaf.key.bits < policy.required_rsa_size:
+        tell(FATAL, "Bad server host key: Invalid key length")
         return REFUSED
     decision = _Decision(policy, known, leaf.key, ask, tell)
     verdict = decision.reach(lambda: _chain_verifies(chain, leaf, policy, tell, now))
     if not verdict.accepted:
-        tell(ERROR, "Host key verification failed.")
+        tell(FATAL, "Host key verification failed.")
     return verdict
 
 
@@ -170,9 +177,6 @@ class _Decision:
         self.found = consult(policy, known, key)
 
     def reach(self, chain_verifies: Callable[[], bool]) -> Verdict:
-        if self.key.algorithm == "ssh-rsa" and self.key.bits < self.policy.required_rsa_size:
-            self.tell(ERROR, "Bad server host key: Invalid key length")
-            return REFUSED
         verdict = self._weigh(chain_verifies)
         if verdict.accepted and not self._address_is_right():
             return REFUSED
@@ -225,6 +229,8 @@ class _Decision:
                 "and you have requested strict checking.",
             )
             return REFUSED
+        if not self._is_recordable():  # as for ssh, in silence
+            return REFUSED
         if self.policy.strict not in ("accept-new", "no", "off") and not self._confirmed(
             self._introduction(), self._fingerprint()
         ):
@@ -239,6 +245,10 @@ class _Decision:
             text = f"Failed to add the host to the list of known hosts ({self._first_file()})."
         self.tell(INFO, text)
         return Verdict(True, key=self.key)
+
+    def _is_recordable(self) -> bool:
+        """A stranger is let pass only by making an acquaintance of it."""
+        return bool(self.policy.user_files) and not set(self.policy.host) & _NOT_IN_A_NAME
 
     def _introduction(self) -> str:
         """The question, worded as OpenSSH 10.2 and later have it."""

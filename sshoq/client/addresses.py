@@ -9,6 +9,7 @@ import socket
 from typing import Any, NamedTuple
 
 from sshoq.client.log import Failure
+from sshoq.config.usage import ERROR
 
 SocketAddress = tuple[Any, ...]
 
@@ -30,6 +31,14 @@ class HostAddress(NamedTuple):
         return int(self.address[1])
 
 
+class BindError(OSError):
+    """The local end cannot be had as it is wished for: str() is the line that says so."""
+
+    def __init__(self, line: str) -> None:
+        super().__init__(0, "failure")  # which is all that ssh has to say of the connection
+        self.line = line
+
+
 class BindWish(NamedTuple):
     """BindAddress, BindInterface and IPQoS: how the local end is to be."""
 
@@ -45,7 +54,8 @@ def resolve_host(host: str, port: int, family: str = "any") -> list[HostAddress]
         name: str | bytes = host.encode() if host.isascii() else host
         found = socket.getaddrinfo(name, port, _FAMILIES[family], socket.SOCK_DGRAM)
     except (socket.gaierror, UnicodeError) as error:
-        raise Failure(f"ssh: Could not resolve hostname {host}: {_reason(error)}") from None
+        complaint = f"ssh: Could not resolve hostname {host}: {_reason(error)}"
+        raise Failure(complaint, level=ERROR) from None
     addresses = [HostAddress(entry[0], entry[4]) for entry in found]
     return list(dict.fromkeys(addresses))
 
@@ -74,7 +84,7 @@ def open_socket(target: HostAddress, wish: BindWish) -> socket.socket:
 
 def _bind(sock: socket.socket, target: HostAddress, wish: BindWish) -> None:
     if wish.address:
-        local = resolve_host(wish.address, 0, _name_of(target.family))[0].address
+        local = _local_address(wish.address, target.family)
     elif wish.interface:
         local = _interface_address(wish.interface, target.family)
     else:
@@ -82,11 +92,17 @@ def _bind(sock: socket.socket, target: HostAddress, wish: BindWish) -> None:
     try:
         sock.bind(local)
     except OSError as error:
-        raise OSError(error.errno, f"bind {local[0]}: {error.strerror}") from None
+        raise BindError(f"bind {local[0]}: {error.strerror}") from None
 
 
-def _name_of(family: int) -> str:
-    return next(name for name, value in _FAMILIES.items() if value == family)
+def _local_address(name: str, family: int) -> SocketAddress:
+    """BindAddress: it may be a name, too."""
+    try:
+        found = socket.getaddrinfo(name, 0, family, socket.SOCK_DGRAM, 0, socket.AI_PASSIVE)
+    except (socket.gaierror, UnicodeError) as error:
+        raise BindError(f"getaddrinfo: {name}: {_reason(error)}") from None
+    address: SocketAddress = found[0][4]
+    return address
 
 
 def _set_traffic_class(sock: socket.socket, family: int, value: int) -> None:
@@ -107,7 +123,7 @@ def _interface_address(name: str, family: int) -> SocketAddress:
     find = _inet6_address if family == socket.AF_INET6 else _inet_address
     address = find(name)
     if address is None:
-        raise Failure(f"getifaddrs: no address of the wanted family on interface {name}")
+        raise BindError(f"getifaddrs: {name}: no suitable addresses")
     return address
 
 

@@ -69,11 +69,12 @@ _HELP = (
 COMMANDS = frozenset(bytes((byte,)) for keys, _, _ in _HELP for byte in keys)
 
 
-def help_text(character: bytes) -> str:
+def help_text(character: bytes, *, command_line: bool) -> str:
     """What `~?` prints; scripts look for its first and its last line."""
     escape = visible(character)
     lines = [f"{escape}?", "Supported escape sequences:"]
-    lines += [f" {escape}{key:<4}- {text}" for _, key, text in _HELP]
+    shown = [(key, text) for _, key, text in _HELP if command_line or key != "C"]
+    lines += [f" {escape}{key:<4}- {text}" for key, text in shown]
     lines += [
         f" {escape}{escape:<4}- send the escape character itself",
         "(Note that escapes are only recognized immediately after newline.)",

@@ -30,12 +30,20 @@ Writer = Callable[[int, str], None]
 """Takes a level and a line without its end."""
 
 
-class Failure(Exception):
-    """The run cannot go on. Each argument is one line for the user; the exit status is 255."""
+FAILED = 255
 
-    def __init__(self, *lines: str) -> None:
+
+class Failure(Exception):
+    """The run cannot go on. Each argument is one line for the user.
+
+    `level`: that of the lines, which LogLevel is held against; for OpenSSH not every end is FATAL.
+    """
+
+    def __init__(self, *lines: str, level: int = FATAL, status: int = FAILED) -> None:
         super().__init__(*lines)
         self.lines = lines
+        self.level = level
+        self.status = status
 
 
 class Log:
@@ -132,7 +140,8 @@ def write_to_file(path: str) -> Writer:
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise Failure(f"Couldn't open logfile {path}: {error.strerror}") from None
+        complaint = f"Couldn't open logfile {path}: {error.strerror}"
+        raise Failure(complaint, status=1) from None  # the one error that is no 255 for ssh
     return write_to(fd)
 
 

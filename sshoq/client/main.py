@@ -8,9 +8,9 @@ are over before any of that.
 import os
 import sys
 
-from sshoq.client.log import Failure, Log, write_to_file, write_to_syslog
+from sshoq.client.log import FAILED, Failure, Log, write_to_file, write_to_syslog
 from sshoq.config.resolve import Answer, Invocation, resolve
-from sshoq.config.usage import UsageError
+from sshoq.config.usage import ERROR, UsageError
 
 TYPE_CHECKING = False  # what type checkers take for true; "typing" itself costs 3 ms
 if TYPE_CHECKING:
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from sshoq.client.addresses import HostAddress
     from sshoq.client.background import Background
     from sshoq.client.first_flight import Flight, LinkWish
-
-FAILED = 255
 
 
 def main() -> int:
@@ -59,8 +57,8 @@ def run(invocation: Invocation) -> int:
         return Run(invocation, log).run()
     except Failure as failure:
         for line in failure.lines:
-            log.fatal(line)
-        return FAILED
+            log.message(failure.level, line)
+        return failure.status
 
 
 def undo_locale_coercion() -> None:
@@ -221,7 +219,7 @@ class Run:
         from sshoq.client.prompt import Prompter, PromptInterrupted
         from sshoq.client.signals import die_of
 
-        patience: float | None = self._options.connect_timeout
+        patience: float | None = self._options.connect_timeout or None  # 0 is as good as none
         if self._may_fall_back:
             patience = min(TRY_SECONDS, patience or TRY_SECONDS)
         departure = Departure(
@@ -258,9 +256,8 @@ class Run:
 
             self._log.debug(f"no SSHOQ at {options.hostname} port {options.quic_port}: {reason}")
             exec_ssh(self._invocation, os.environ)
-        raise Failure(
-            f"ssh: connect to host {options.hostname} port {options.quic_port}: {reason}"
-        )
+        complaint = f"ssh: connect to host {options.hostname} port {options.quic_port}: {reason}"
+        raise Failure(complaint, level=ERROR)
 
 
 def write_to_key_log(path: str) -> "Callable[[str], None]":

@@ -6,7 +6,7 @@ Loaded while that flight travels. Reads top to bottom, as main.py does before it
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from sshoq.auth.agent import agent_path
@@ -104,7 +104,7 @@ class _Run:
         options = self._options
         await self._log_in(client)
         client.watch_server(options.server_alive_interval, options.server_alive_count_max)
-        if not wishes.forwards_anything(options, self._agent):
+        if not wishes.forwards_anything(options, self._agent) and not self._has_command_line:
             return await self._do_what_is_asked(client, None)
         from sshoq.client.forwards import forwarding
 
@@ -127,7 +127,7 @@ class _Run:
         elif self._session is None:
             ending = await wait_without_session(client.gone, self._log)
         else:
-            ending = await self._run_session(client, self._session)
+            ending = await self._run_session(client, self._session, forwards)
             if forwards is not None and ending.signal_number is None:
                 ending = await self._outlast(client, forwards, ending)
         return self._report(client, ending)
@@ -263,10 +263,38 @@ class _Run:
         except Unsupported as error:
             raise Failure(str(error)) from None
 
-    async def _run_session(self, client: ClientConversation, wish: SessionWish) -> Ending:
+    async def _run_session(
+        self, client: ClientConversation, wish: SessionWish, forwards: "Forwards | None"
+    ) -> Ending:
         asked = self._asked or self._ask(client, wish, speculative=False)
         self._log.debug("Entering interactive session.")
-        return await SessionRun(asked, wish, self._log, connections=client.list_channels).run()
+        run = SessionRun(
+            asked,
+            wish,
+            self._log,
+            connections=client.list_channels,
+            command_line=self._command_line(forwards),
+        )
+        return await run.run()
+
+    @property
+    def _has_command_line(self) -> bool:
+        """Whether `~C` may come to add forwardings."""
+        has_terminal = self._session is not None and self._session.terminal is not None
+        return has_terminal and self._options.enable_escape_commandline
+
+    def _command_line(self, forwards: "Forwards | None") -> Callable[[], Awaitable[None]] | None:
+        if forwards is None or not self._has_command_line:
+            return None
+
+        async def open_command_line() -> None:
+            from sshoq.client.command_line import CommandLine
+
+            permitted = self._options.permit_local_command
+            line = CommandLine(forwards, self._prompter, self._log, permits_programs=permitted)
+            await line.run()
+
+        return open_command_line
 
     async def _run_stdio(self, client: ClientConversation) -> Ending:
         from sshoq.client.stdio import run_stdio

@@ -8,7 +8,7 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 
-from sshoq.client.addresses import HostAddress
+from sshoq.client.addresses import BindError, HostAddress
 from sshoq.client.first_flight import Flight, LinkWish, launch
 from sshoq.client.log import Failure, Log
 from sshoq.protocol.conversation import ConversationState
@@ -257,6 +257,8 @@ async def _try_address(
             flight = launch(target, wish)
         except OSError as error:
             flight = error
+    if isinstance(flight, BindError):
+        log.error(flight.line)
     if isinstance(flight, OSError):
         raise Unreachable(_reason(flight))
     client = ClientConversation(flight, host, log)

@@ -170,7 +170,9 @@ class SessionRun:
         stdout: int = 1,
         stderr: int = 2,
         connections: Callable[[], list[str]] = list,
+        command_line: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        """`command_line`: what `~C` opens, if it is enabled."""
         self._asked = asked
         self._channel = asked.channel
         self._wish = wish
@@ -178,6 +180,7 @@ class SessionRun:
         self._stdin, self._stdout, self._stderr = stdin, stdout, stderr
         self._terminal = terminal or Terminal(stdin)
         self._connections = connections
+        self._command_line = command_line
         self._has_terminal = wish.terminal is not None
         self._ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
 
@@ -357,7 +360,8 @@ class SessionRun:
         await self._end_input()
 
     async def _escape_help(self, echo: str) -> None:
-        self._say(help_text(self._wish.escape_character or b"~"))
+        character = self._wish.escape_character or b"~"
+        self._say(help_text(character, command_line=self._command_line is not None))
 
     async def _escape_list(self, echo: str) -> None:
         self._say("\n".join([echo, "The following connections are open:", *self._connections()]))
@@ -370,7 +374,14 @@ class SessionRun:
             self._say(f"{echo} [this server knows no BREAK]")
 
     async def _escape_command_line(self, echo: str) -> None:
-        self._say(f"{echo}\ncommandline disabled: there are no forwardings to change")
+        if self._command_line is None:
+            self._say("commandline disabled")
+            return
+        self._terminal.leave_raw()
+        try:
+            await self._command_line()
+        finally:
+            self._terminal.enter_raw()
 
     async def _escape_rekey(self, echo: str) -> None:
         self._say(f"{echo} [QUIC changes its keys by itself]")

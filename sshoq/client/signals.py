@@ -8,6 +8,9 @@ from contextlib import contextmanager
 
 ENDING = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT)
 
+_catchers: dict[int, list[Callable[[int], None]]] = {}
+"""Who gets a signal now, last, and who will again when that one is through."""
+
 
 @contextmanager
 def catching(numbers: tuple[int, ...], call: Callable[[int], None]) -> Iterator[None]:
@@ -16,13 +19,20 @@ def catching(numbers: tuple[int, ...], call: Callable[[int], None]) -> Iterator[
     before = {number: signal.getsignal(number) for number in numbers}
     caught = [number for number, action in before.items() if action is not signal.SIG_IGN]
     for number in caught:
-        loop.add_signal_handler(number, call, number)
+        _catchers.setdefault(number, []).append(call)
+        loop.add_signal_handler(number, _hand_on, number)
     try:
         yield
     finally:
         for number in caught:
-            loop.remove_signal_handler(number)
-            signal.signal(number, before[number])
+            _catchers[number].pop()
+            if not _catchers[number]:
+                loop.remove_signal_handler(number)
+                signal.signal(number, before[number])
+
+
+def _hand_on(number: int) -> None:
+    _catchers[number][-1](number)
 
 
 def die_of(number: int) -> None:

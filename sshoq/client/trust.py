@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from sshoq.auth.certificates import CertificateError, read_leaf
-from sshoq.auth.host_policy import DEBUG, ERROR, HostPolicy, Verdict, judge_host
+from sshoq.auth.host_policy import DEBUG, ERROR, FATAL, HostPolicy, Verdict, judge_host
 from sshoq.auth.keys import PublicKey
 from sshoq.auth.known_hosts import KnownHosts, KnownHostsError, host_with_port, read_go_pins
 from sshoq.client.log import Failure, Log
@@ -124,7 +124,7 @@ def _refuse_to_ask(question: str) -> str | None:
 
 
 def _say(log: Log, level: str, text: str) -> None:
-    write = {ERROR: log.error, DEBUG: log.debug}.get(level, log.info)
+    write = {FATAL: log.fatal, ERROR: log.error, DEBUG: log.debug}.get(level, log.info)
     for line in text.split("\n"):
         write(line)
 

@@ -217,6 +217,8 @@ class Resolution:
             raise usage_error(self.notes, complaint) from None
 
     def _set_log_level(self) -> None:
+        if self.line.use_syslog and self.line.log_file is not None:
+            raise self.notes.fatal("Can't specify both -y and -E")
         level = self.settings.get("log_level")
         self.notes.level = level if isinstance(level, int) else INFO
         if self.line.verbose:

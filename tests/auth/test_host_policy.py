@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ed448, ed25519, rsa
 from sshoq.auth.certificates import make_host_certificate
 from sshoq.auth.host_policy import (
     ERROR,
+    FATAL,
     INFO,
     HostPolicy,
     Verdict,
@@ -52,7 +53,7 @@ class Visit:
 
     @property
     def said(self) -> str:
-        return "\n".join(text for level, text in self.told if level in (ERROR, INFO))
+        return "\n".join(text for level, text in self.told if level in (FATAL, ERROR, INFO))
 
     @property
     def silent(self) -> bool:
@@ -230,7 +231,7 @@ def test_short_rsa_key_is_refused_though_known(tmp_path: Path) -> None:
     chain = [make_host_certificate(key)]
     assert visit.judge(chain, required_rsa_size=2048).accepted
     assert not visit.judge(chain, required_rsa_size=3072).accepted
-    assert "Bad server host key: Invalid key length" in visit.said
+    assert visit.said == "Bad server host key: Invalid key length"
 
 
 @pytest.mark.parametrize(
@@ -284,10 +285,18 @@ def test_going_on_without_strict_checking_is_restricted(tmp_path: Path) -> None:
 
 
 def test_host_that_cannot_be_recorded_is_accepted_with_a_word(tmp_path: Path) -> None:
-    visit = Visit(tmp_path, "", ["yes", "yes"])
+    visit = Visit(tmp_path, "", ["yes"])
     assert visit.judge(user_files=[str(tmp_path)]).accepted
-    assert visit.judge(user_files=[]).accepted
-    assert visit.said.count("Failed to add the host to the list of known hosts (") == 2
+    assert visit.said.count("Failed to add the host to the list of known hosts (") == 1
+
+
+@pytest.mark.parametrize("rule", ["ask", "no", "accept-new"])
+def test_host_that_may_not_be_recorded_is_refused_in_silence(tmp_path: Path, rule: str) -> None:
+    """As ssh refuses it with UserKnownHostsFile none."""
+    visit = Visit(tmp_path, "", ["yes"])
+    assert not visit.judge(user_files=[], strict=rule).accepted
+    assert visit.asked == []
+    assert visit.said == "Host key verification failed."
 
 
 def test_behind_a_jump_host_there_is_no_address(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_another_character_and_a_control_character() -> None:
 
 
 def test_help_names_every_command_between_the_lines_that_scripts_look_for() -> None:
-    lines = help_text(b"%").splitlines()
+    lines = help_text(b"%", command_line=True).splitlines()
     assert lines[:2] == ["%?", "Supported escape sequences:"]
     assert lines[-1] == "(Note that escapes are only recognized immediately after newline.)"
     assert {line.split()[0] for line in lines[2:-1]} == {
