@@ -9,6 +9,8 @@ from sshoq.server.privsep import Dial
 from sshoq.server.rights import LoginRights
 
 FIRST_UNPRIVILEGED_PORT = 1024
+MAX_PORT = 65535
+"""The resolver would take port 65616 for port 80, past whatever was compared."""
 
 
 class Permits:
@@ -37,10 +39,11 @@ class Permits:
         )
 
     def may_dial(self, kind: int, host: str, port: int) -> bool:
-        if not self._forwards:
+        if not self._forwards or port > MAX_PORT:
             return False
         if kind == Dial.UNIX:
-            return self._unix in ("yes", "local")
+            # With a zero byte it is no path but an abstract socket: those are in every chroot, too.
+            return self._unix in ("yes", "local") and "\0" not in host
         return (
             self._tcp in ("yes", "local")
             and may_open(self._open, host, port)
@@ -48,7 +51,7 @@ class Permits:
         )
 
     def may_listen(self, kind: int, host: str, port: int) -> bool:
-        if not self._forwards:
+        if not self._forwards or port > MAX_PORT:
             return False
         if kind == Dial.UNIX:
             return self._unix in ("yes", "remote")
@@ -67,4 +70,3 @@ class Permits:
         if self._gateway == "no" and host not in LOOPBACK:
             return addresses_for(None, gateway=False)
         return addresses_for(host, gateway=False)
-

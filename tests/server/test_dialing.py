@@ -129,6 +129,24 @@ def test_a_name_nobody_knows_is_said_so(desk: Desk) -> None:
     assert "resolution" in refusal.reason or "not known" in refusal.reason
 
 
+def test_an_abstract_socket_is_no_path(desk: Desk) -> None:
+    name = f"\0sshoq-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(name)
+        server.listen()
+        desk.dialer.dial(Dial(4, Dial.UNIX, name, 0))
+        assert desk.refusal().is_prohibited
+
+
+def test_a_port_beyond_all_ports_is_not_taken_for_another(
+    desk: Desk, target: socket.socket
+) -> None:
+    desk.dialer.dial(Dial(4, Dial.TCP, "127.0.0.1", 65536 + port_of(target)))
+    assert desk.refusal().is_prohibited
+    desk.listeners.listen(Listen(8, Dial.TCP, "127.0.0.1", 65536 + 80))
+    assert desk.refusal().is_prohibited
+
+
 @pytest.mark.parametrize("name", ["", "a b", "\udcff", "x" * 5000, "\0"])
 def test_names_that_are_none_are_refused(desk: Desk, name: str) -> None:
     desk.dialer.dial(Dial(4, Dial.TCP, name, 80))
