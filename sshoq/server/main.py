@@ -91,6 +91,7 @@ MAX_REFUSALS_LOGGED = 5
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program. Returns its exit status."""
+    fill_standard_descriptors()
     log.to_stderr(log.INFO)
     try:
         invocation = parse_command_line(list(sys.argv[1:] if arguments is None else arguments))
@@ -664,6 +665,16 @@ def _open_patiently(family: int, address: Address) -> socket.socket:
                 raise
         time.sleep(BIND_PAUSE)
     return open_listener(family, address)
+
+
+def fill_standard_descriptors() -> None:
+    """Whoever starts us may have closed some: a socket must not get the number that logs and
+    programs write to."""
+    opened = os.open(os.devnull, os.O_RDWR)
+    while opened <= 2:
+        os.set_inheritable(opened, True)
+        opened = os.dup(opened)
+    os.close(opened)
 
 
 def _daemonise() -> None:

@@ -615,6 +615,7 @@ def _prepare_process() -> None:
     if is_root():
         libc.clear_inheritable_capabilities()
     os.umask(os.umask(0o077) | 0o022)
+    os.chdir("/")  # a program whose user has no home stays here
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_IGN)
 

@@ -397,3 +397,17 @@ def test_systemd_is_told_when_the_routers_are_ready(
         assert notify.recv(99) == f"READY=1\nMAINPID={server.process.pid}".encode()
         server.process.terminate()
         assert notify.recv(99) == b"STOPPING=1"
+
+
+def test_closed_standard_descriptors_are_opened_before_anything_else(tmp_path: Path) -> None:
+    code = f"""\
+import os
+os.closerange(0, 3)
+from sshoq.server.main import fill_standard_descriptors
+fill_standard_descriptors()
+found = [(os.readlink(f"/proc/self/fd/{{fd}}"), os.get_inheritable(fd)) for fd in range(3)]
+free = os.dup(0)
+open({str(tmp_path / "found")!r}, "w").write(repr((found, free)))
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+    assert (tmp_path / "found").read_text() == repr(([("/dev/null", True)] * 3, 3))
