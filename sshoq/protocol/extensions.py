@@ -35,11 +35,16 @@ class Extension(IntFlag):
     """The login banner comes as DATA behind the response, which says how much."""
     SIGNAL = 1 << 9
     """`signal` goes to the process group and is safe to send; channel request `break`."""
+    CERTIFICATE = 1 << 10
+    """A token may carry the certificate of its key."""
+    SECURITY_KEY = 1 << 11
+    """A token may be signed by a key on a FIDO token."""
 
 
 OURS = (
     Extension.EARLY | Extension.EOF | Extension.REPLY | Extension.ENV | Extension.SUBSYSTEM
     | Extension.FORWARD | Extension.AGENT | Extension.BANNER | Extension.SIGNAL
+    | Extension.CERTIFICATE | Extension.SECURITY_KEY
 )
 """What this version implements."""
 
