@@ -17,7 +17,7 @@ from sshoq.auth.authorized_keys import (
     parse_options,
 )
 from sshoq.auth.keys import read_string
-from sshoq.auth.ssh_certificates import USER, Certificate
+from sshoq.auth.ssh_certificates import Certificate
 from sshoq.wire import Reader, WireError, decode_text
 
 
@@ -36,7 +36,7 @@ def check_validity(
     `principals` are the names that may log in here, if somebody has listed them; otherwise the
     certificate must name `user`. As from OpenSSH 10.3 on, one that names nobody is for nobody.
     """
-    if certificate.role != USER:
+    if not certificate.is_for_users:
         raise CertificateRefused("Certificate invalid: not a user certificate")
     if int(now) < certificate.valid_after:
         raise CertificateRefused("Certificate invalid: not yet valid")

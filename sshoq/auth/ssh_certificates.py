@@ -54,6 +54,10 @@ class Certificate(NamedTuple):
     signature: bytes
 
     @property
+    def is_for_users(self) -> bool:
+        return self.role == USER
+
+    @property
     def kind_name(self) -> str:
         """As OpenSSH's messages have it: ED25519-CERT."""
         return self.public.kind.name

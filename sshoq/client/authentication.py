@@ -8,22 +8,16 @@ makes the try and says what came of it.
 
 import time
 from binascii import b2a_base64
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from sshoq.auth.agent import Agent, AgentError, AgentSigner
-from sshoq.auth.keys import KeyFormatError, PublicKey, Signer
-from sshoq.auth.private_keys import (
-    KeyFileError,
-    KeyFileSkipped,
-    PrivateKey,
-    load_private_key,
-    load_public_half,
-)
-from sshoq.auth.token import build_token
+from sshoq.auth.keys import KeyFormatError, Signer
+from sshoq.auth.private_keys import KeyFileError, KeyFileSkipped, PrivateKey, load_private_key
+from sshoq.auth.token import MAX_TOKEN, build_token
+from sshoq.client.identities import METHODS, Candidate, Wishes, is_usable, signing_candidate
 from sshoq.client.log import Failure, Log
 from sshoq.client.prompt import Prompter, PromptNeeded, run_with_prompts
-from sshoq.config.patterns import match_pattern_list
 
 
 class Reply(NamedTuple):
@@ -38,116 +32,8 @@ Send = Callable[[str | None], Awaitable[Reply]]
 
 Attempt = Callable[[str | None], Awaitable[bool]]
 
-METHODS = ("publickey", "password")
-"""What the protocol has; keyboard-interactive and the rest are passed over."""
-
-
-class Wishes(NamedTuple):
-    """What the configuration says about authentication, paths expanded."""
-
-    user: str
-    host: str
-    methods: tuple[str, ...] = METHODS
-    identity_files: tuple[str, ...] = ()
-    identities_only: bool = False
-    agent_path: str | None = None
-    agent_key: str | None = None
-    """-pubkey-for-agent: the agent's key that this file names is the only one to be tried."""
-    accepted_algorithms: str = "*"
-    required_rsa_size: int = 1024
-    password_prompts: int = 3
-    add_to_agent: tuple[str, int] = ("no", 0)
-    """AddKeysToAgent: yes, no, ask or confirm, and a lifetime in seconds, 0 for ever."""
-
-    @property
-    def account(self) -> str:
-        return f"{self.user}@{self.host}"
-
-
-class Candidate(NamedTuple):
-    """A key to try. `public` is None when only loading the file can tell."""
-
-    name: str
-    public: PublicKey | None
-    agent_path: str | None = None
-
-    def describe(self) -> str:
-        if self.public is None:
-            return self.name
-        where = " agent" if self.agent_path else ""
-        return f"{self.name} {self.public.kind.name} {self.public.fingerprint()}{where}"
-
-
-# --------------------------------------------------------------------------- which keys
-
-
-def gather_keys(wishes: Wishes, log: Log) -> list[Candidate]:
-    """The keys in OpenSSH's order: the agent's that a file names, its others, the files' own."""
-    files = []
-    for path in wishes.identity_files:
-        public = load_public_half(path)
-        log.debug(f"identity file {path} type {public.kind.name if public else -1}")
-        files.append(Candidate(path, public))
-    if wishes.agent_key is not None:
-        return _only_key(wishes, wishes.agent_key, log)
-    candidates = [*_agent_first(wishes, files, _agent_keys(wishes, log))]
-    usable = [candidate for candidate in candidates if _is_usable(candidate, wishes, log)]
-    for candidate in usable:
-        log.debug(f"Will attempt key: {candidate.describe()}")
-    return usable
-
-
-def _agent_keys(wishes: Wishes, log: Log) -> list[PublicKey]:
-    if wishes.agent_path is None:
-        return []
-    try:
-        with Agent(wishes.agent_path) as agent:
-            return agent.identities()
-    except AgentError as error:
-        log.debug(f"get_agent_identities: {error}")
-        return []
-
-
-def _agent_first(
-    wishes: Wishes, files: list[Candidate], held: list[PublicKey]
-) -> Iterable[Candidate]:
-    names = {file.public: file.name for file in reversed(files) if file.public is not None}
-    agent = wishes.agent_path
-    yield from (Candidate(names[key], key, agent) for key in held if key in names)
-    if not wishes.identities_only:
-        yield from (Candidate(key.comment, key, agent) for key in held if key not in names)
-    yield from (file for file in files if file.public not in held)
-
-
-def _only_key(wishes: Wishes, path: str, log: Log) -> list[Candidate]:
-    public = load_public_half(path)
-    if public is None:
-        raise Failure(f'Load key "{path}": no public key')
-    if public not in _agent_keys(wishes, log):
-        raise Failure(f"the agent holds no key that fits {path}")
-    return [Candidate(path, public, wishes.agent_path)]
-
-
-def _is_usable(candidate: Candidate, wishes: Wishes, log: Log) -> bool:
-    key = candidate.public
-    if key is None:
-        return True
-    reason = _refusal(key, wishes)
-    if reason:
-        log.debug(f"Skipping {candidate.describe()} - {reason}")
-    return not reason
-
-
-def _refusal(key: PublicKey, wishes: Wishes) -> str | None:
-    if key.kind.token_algorithm is None:
-        return "not supported"
-    if key.algorithm == "ssh-rsa" and key.bits < wishes.required_rsa_size:
-        return "shorter than RequiredRSASize"
-    names = ("rsa-sha2-256", "rsa-sha2-512") if key.algorithm == "ssh-rsa" else (key.algorithm,)
-    if not any(match_pattern_list(name, wishes.accepted_algorithms) == 1 for name in names):
-        return "not in PubkeyAcceptedAlgorithms"
-    return None
-
+LONGEST_TOKEN = MAX_TOKEN - 1024
+"""A request has other fields, too, and there is a bound for all of them together."""
 
 # --------------------------------------------------------------------------- trying
 
@@ -171,6 +57,7 @@ class Authentication:
         self._now = now
         self._offered: tuple[str, ...] = METHODS
         self._has_asked = False
+        self._loaded: dict[str, PrivateKey] = {}
 
     async def run(self, conversation_id: bytes, send: Send) -> str:
         async def attempt(authorization: str | None) -> bool:
@@ -235,11 +122,28 @@ class Authentication:
     def _load(
         self, candidate: Candidate, ask: Callable[[str], str | None], tries: int = 1
     ) -> Signer | None:
-        if candidate.agent_path is not None and candidate.public is not None:
-            return AgentSigner(candidate.agent_path, candidate.public)
-        self._log.debug(f"Trying private key: {candidate.name}")
+        holder = signing_candidate(candidate, self._candidates, self._wishes)
+        if holder is None:
+            self._log.debug(f'no separate private key for certificate "{candidate.name}"')
+            return None
+        if holder.agent_path is not None and holder.key is not None:
+            held_as = b"" if holder.public is None else holder.public.blob
+            return AgentSigner(holder.agent_path, holder.key, held_as)
+        key = self._loaded.get(holder.name) or self._load_file(holder.name, ask, tries)
+        if key is None:
+            return None
+        if candidate.certificate is not None:
+            return key if candidate.key == key.public_key else None
+        loaded = Candidate(holder.name, key.public_key)
+        return key if is_usable(loaded, self._wishes, self._log) else None
+
+    def _load_file(
+        self, path: str, ask: Callable[[str], str | None], tries: int
+    ) -> PrivateKey | None:
+        """Kept, since a key may also have to sign for its certificate."""
+        self._log.debug(f"Trying private key: {path}")
         try:
-            key = load_private_key(candidate.name, ask, tries)
+            key = load_private_key(path, ask, tries)
         except KeyFileSkipped as skipped:
             self._log.debug3(f"no such identity: {skipped}")
             return None
@@ -247,15 +151,16 @@ class Authentication:
             for line in str(error).splitlines():
                 self._log.error(line)
             return None
-        loaded = Candidate(candidate.name, key.public_key)
-        return key if _is_usable(loaded, self._wishes, self._log) else None
+        self._loaded[path] = key
+        return key
 
     async def _load_with_prompts(self, candidate: Candidate) -> Signer | None:
         def load() -> Signer | None:
             tries = self._wishes.password_prompts
+            known = set(self._loaded)
             signer = self._load(candidate, self._prompter.secret, tries)
-            if isinstance(signer, PrivateKey):
-                self._offer_to_agent(candidate.name, signer)
+            for path in self._loaded.keys() - known:
+                self._offer_to_agent(path, self._loaded[path])
             return signer
 
         return await run_with_prompts(self._prompter, load)
@@ -263,19 +168,29 @@ class Authentication:
     async def _try_key(
         self, candidate: Candidate, signer: Signer, conversation_id: bytes, attempt: Attempt
     ) -> bool:
-        name = Candidate(candidate.name, signer.public_key, candidate.agent_path).describe()
+        offered = candidate
+        if candidate.public is None:
+            offered = candidate._replace(public=signer.public_key)
+        name = offered.describe()
         self._log.debug(f"Offering public key: {name}")
+        certificate = b""
+        if offered.certificate is not None:
+            certificate = offered.certificate.public.blob
 
         def sign() -> str:
-            return build_token(self._wishes.user, conversation_id, signer, self._now())
+            user, now = self._wishes.user, self._now()
+            return build_token(user, conversation_id, signer, now, certificate)
 
         try:
-            if candidate.agent_path:  # it may ask its user, or wait for a token to be touched
+            if isinstance(signer, AgentSigner):  # it may ask, or wait for a token to be touched
                 token = await run_with_prompts(self._prompter, sign)
             else:
                 token = sign()
         except (AgentError, KeyFormatError) as error:
             self._log.error(f"sign_and_send_pubkey: signing failed for {name}: {error}")
+            return False
+        if len(token) > LONGEST_TOKEN:
+            self._log.error(f"certificate too long: {name}")
             return False
         if not await attempt(f"Bearer {token}"):
             return False

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 from sshoq.auth.agent import agent_path
 from sshoq.client import wishes
 from sshoq.client.addresses import HostAddress
-from sshoq.client.authentication import Authentication, Reply, Wishes, gather_keys
+from sshoq.client.authentication import Authentication, Reply
 from sshoq.client.background import Background
 from sshoq.client.first_flight import Flight, LinkWish
+from sshoq.client.identities import Candidate, Wishes, gather_keys, is_understood
 from sshoq.client.log import Failure, Log, printable, write_fully
 from sshoq.client.opening import ClientConversation, reach
 from sshoq.client.prompt import Prompter, run_with_prompts
@@ -161,8 +162,11 @@ class _Run:
         if verdict.restricted:
             login = login._replace(methods=tuple(m for m in login.methods if m != "password"))
         self._warn_of_weak_exchange(client)
+        candidates = await self._leave_out_unknown(client, candidates)
 
         async def send(authorization: str | None) -> Reply:
+            if authorization is None and (await client.settled_traits()).is_go:
+                return Reply(False)  # it would not tell what it offers
             return await self._try(client, authorization)
 
         authentication = Authentication(login, candidates, self._prompter, self._log)
@@ -170,6 +174,15 @@ class _Run:
         client.note_login()
         place = f"[{client.target.ip}]:{client.target.port}"
         self._log.verbose(f'Authenticated to {options.hostname} ({place}) using "{method}".')
+
+    async def _leave_out_unknown(
+        self, client: ClientConversation, candidates: list[Candidate]
+    ) -> list[Candidate]:
+        """The kinds of keys that the server has no idea of: Go servers know plain ones only."""
+        if not any(candidate.needs for candidate in candidates):
+            return candidates
+        extensions = (await client.settled_traits()).extensions
+        return [one for one in candidates if is_understood(one, extensions, self._log)]
 
     async def _try(self, client: ClientConversation, authorization: str | None) -> Reply:
         """One CONNECT, with the session in the same flight where the server keeps it so long."""
@@ -350,6 +363,7 @@ def login_wishes(options: Options) -> Wishes:
         host=options.host_key_alias or options.hostname,
         methods=wishes.authentication_methods(options),
         identity_files=wishes.identity_paths(options),
+        certificate_files=wishes.certificate_paths(options),
         identities_only=options.identities_only,
         agent_path=agent_path(options.identity_agent, os.environ),
         agent_key=options.agent_public_key,

@@ -5,6 +5,7 @@ the connection is turned into the one line that OpenSSH has for it.
 """
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 
@@ -15,6 +16,7 @@ from sshoq.protocol.conversation import ConversationState
 from sshoq.protocol.messages import AgentConnection, RefusalReason
 from sshoq.protocol.outcome import Code
 from sshoq.protocol.request import ConnectRequest, ResponseHead
+from sshoq.protocol.version import PeerTraits
 from sshoq.transport.channel import Channel
 from sshoq.transport.conversation import Conversation
 from sshoq.transport.events import AFTER_LOGIN, Address, Cause, Terminated
@@ -24,6 +26,8 @@ LAST_WAIT = 60.0
 """Seconds for an answer when ConnectTimeout is not given. TCP would wait for two minutes."""
 NEXT_WAIT = 5.0
 """The same, when there is another address to try."""
+SETTINGS_WAIT = 5.0
+"""Seconds in which a server says what it understands, if that is waited for at all."""
 
 EXPORTER_LABEL = b"EXPORTER-SSH3"
 CONVERSATION_ID_LENGTH = 32
@@ -55,6 +59,7 @@ class ClientConversation:
         """Done when the server has shown its certificate and proven that it is its own."""
         self.gone: asyncio.Future[str] = loop.create_future()
         """Done when the connection has ended; the line that says how."""
+        self._settled: asyncio.Future[None] = loop.create_future()
         self._log = log
         self._response: asyncio.Future[ResponseHead | None] | None = None
         self.logged_in = False
@@ -72,6 +77,16 @@ class ClientConversation:
     @property
     def conversation_id(self) -> bytes:
         return self.conversation.engine.export(EXPORTER_LABEL, b"", CONVERSATION_ID_LENGTH)
+
+    async def settled_traits(self) -> PeerTraits:
+        """What the server is, awaited: its SETTINGS leave with its part of the handshake, but a
+        packet may be lost. One that never says is taken for a Go server.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SETTINGS_WAIT):
+                await asyncio.shield(self._settled)
+        traits: PeerTraits = self.conversation.traits
+        return traits
 
     async def handshake(self, wait: float) -> None:
         """Until `ready`; Unreachable when that does not come about in time."""
@@ -134,6 +149,7 @@ class ClientConversation:
         self._log.debug(f"kex: {engine.key_exchange}, cipher: {engine.cipher_suite}")
 
     def settings_received(self) -> None:
+        self._settle()
         names = self.conversation.traits.extensions
         self._log.debug(f"extensions in common: {names!r}")
 
@@ -157,7 +173,12 @@ class ClientConversation:
     def fault(self, text: str) -> None:
         self._log.debug(f"protocol error: {text}")
 
+    def _settle(self) -> None:
+        if not self._settled.done():
+            self._settled.set_result(None)
+
     def terminated(self, end: Terminated) -> None:
+        self._settle()
         line = self._describe(end)
         self._log.debug(f"connection ended: {end.cause.value}, code {end.code:#x} {end.reason}")
         if not self.gone.done():

@@ -63,7 +63,6 @@ def harmlessly_ignored(options: Options) -> list[str]:
     ignored = {
         "ForwardX11": options.forward_x11,
         "ControlMaster": options.control_master != "no",
-        "CertificateFile": bool(options.certificate_files),
         "GSSAPIAuthentication": options.gssapi_authentication,
         "HostbasedAuthentication": options.hostbased_authentication,
         "Compression": options.compression == "yes",
@@ -96,7 +95,15 @@ def _has_default_keys(options: Options) -> bool:
 
 def identity_paths(options: Options) -> tuple[str, ...]:
     """The key files, "none" left out, expanded, each once."""
-    paths = [options.expand_path(p) for p in options.identity_files if p.lower() != "none"]
+    return _paths(options, options.identity_files)
+
+
+def certificate_paths(options: Options) -> tuple[str, ...]:
+    return _paths(options, options.certificate_files)
+
+
+def _paths(options: Options, names: tuple[str, ...]) -> tuple[str, ...]:
+    paths = [options.expand_path(name) for name in names if name.lower() != "none"]
     return tuple(dict.fromkeys(paths))
 
 

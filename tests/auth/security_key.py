@@ -10,7 +10,7 @@ import hashlib
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -77,7 +77,7 @@ class SecurityKey:
 
 
 @contextmanager
-def agent_with(path: Path, held: dict[bytes, Sign]) -> Iterator[str]:
+def agent_with(path: Path, held: Mapping[bytes, Sign]) -> Iterator[str]:
     """An agent that holds the blobs, and signs as is said for each, until the block ends."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(os.fspath(path))
@@ -91,7 +91,7 @@ def agent_with(path: Path, held: dict[bytes, Sign]) -> Iterator[str]:
             thread.join()
 
 
-def _serve_all(listener: socket.socket, held: dict[bytes, Sign]) -> None:
+def _serve_all(listener: socket.socket, held: Mapping[bytes, Sign]) -> None:
     while True:
         try:
             connection, _ = listener.accept()
@@ -100,14 +100,14 @@ def _serve_all(listener: socket.socket, held: dict[bytes, Sign]) -> None:
         threading.Thread(target=_serve, args=(connection, held), daemon=True).start()
 
 
-def _serve(connection: socket.socket, held: dict[bytes, Sign]) -> None:
+def _serve(connection: socket.socket, held: Mapping[bytes, Sign]) -> None:
     with connection, connection.makefile("rb") as stream:
         while head := stream.read(4):
             request = stream.read(int.from_bytes(head, "big"))
             connection.sendall(put_string(_answer(request, held)))
 
 
-def _answer(request: bytes, held: dict[bytes, Sign]) -> bytes:
+def _answer(request: bytes, held: Mapping[bytes, Sign]) -> bytes:
     if request[0] == 11:
         blobs = b"".join(put_string(blob) + put_string(b"held") for blob in held)
         return b"\x0c" + len(held).to_bytes(4, "big") + blobs

@@ -16,17 +16,16 @@ import pytest
 
 from sshoq.auth.keys import parse_public_key
 from sshoq.auth.private_keys import load_public_half
-from sshoq.auth.token import verify_token
-from sshoq.client.authentication import (
-    Authentication,
-    Reply,
-    Wishes,
-    basic_authorization,
-    gather_keys,
-)
+from sshoq.auth.ssh_certificates import parse_certificate
+from sshoq.auth.token import certificate_in, verify_token
+from sshoq.client.authentication import Authentication, Reply, basic_authorization
+from sshoq.client.identities import Wishes, gather_keys, is_understood
 from sshoq.client.log import Failure, Log
 from sshoq.client.prompt import Prompter
 from sshoq.config.usage import DEBUG3
+from sshoq.protocol.extensions import NONE, OURS, Extension
+from tests.auth.keyring import make_certificate
+from tests.auth.security_key import SecurityKey, agent_with
 from tests.needs import need_tools
 
 CONVERSATION = bytes(range(32))
@@ -59,12 +58,23 @@ class Scene:
         kind, _, value = authorization.partition(" ")
         if kind == "Basic":
             return base64.b64decode(value).decode().partition(":")[2]
+        blob = certificate_in(value)
         for path in sorted(self.folder.glob("*.pub")):
             key = parse_public_key(path.read_bytes())
-            if key.verify(_signature(value), value.rpartition(".")[0].encode()):
+            if blob is not None and key.blob == blob:
+                verify_token(value, parse_certificate(blob).key, "alice", CONVERSATION, NOW)
+                return path.stem
+            if blob is None and key.verify(_signature(value), value.rpartition(".")[0].encode()):
                 verify_token(value, key, "alice", CONVERSATION, NOW)
                 return path.stem
         raise AssertionError(f"no key fits {value}")
+
+    def certify(self, key: str, *options: str) -> str:
+        """A certificate beside the key."""
+        ca = self.folder / "ca"
+        if not ca.exists():
+            self.make_key("ca")
+        return str(make_certificate(ca, Path(f"{key}.pub"), *(options or ("-n", "alice"))))
 
     async def send(self, authorization: str | None) -> Reply:
         if authorization is None:
@@ -164,6 +174,131 @@ def test_public_key_file_picks_the_agents_key(scene: Scene, agent: str) -> None:
     scene.accepts = {"two"}
     scene.run(wishes(agent_path=agent, agent_key=two + ".pub"))
     assert scene.tried == ["two"]
+
+
+# --------------------------------------------------------------------------- certificates
+
+
+def refused_tries(scene: Scene, wishes: Wishes, **others: bool) -> list[str]:
+    """What is tried, in order, when nothing lets in."""
+    with pytest.raises(Failure):
+        scene.run(wishes, **others)
+    return scene.tried
+
+
+def test_certificate_beside_a_key_is_tried_after_it(scene: Scene) -> None:
+    one, two = scene.make_key("one"), scene.make_key("two")
+    scene.certify(one)
+    tried = refused_tries(scene, wishes(one, two, methods=("publickey",)))
+    assert tried == ["one", "one-cert", "two"]
+
+
+def test_named_certificates_stand_for_those_beside_keys(scene: Scene) -> None:
+    one, two = scene.make_key("one"), scene.make_key("two")
+    scene.certify(one)
+    named = Path(scene.certify(two)).rename(scene.folder / "named.pub")
+    chosen = wishes(one, two, certificate_files=(str(named),), methods=("publickey",))
+    assert refused_tries(scene, chosen) == ["one", "two", "named"]
+
+
+def test_agent_signs_for_a_certificate_in_a_file(scene: Scene, agent: str) -> None:
+    key = scene.make_key("key")
+    named = Path(scene.certify(key)).rename(scene.folder / "named.pub")
+    add_to_agent(agent, key)
+    Path(key).unlink()
+    scene.accepts = {"named"}
+    scene.run(wishes(agent_path=agent, certificate_files=(str(named),)))
+    assert scene.tried == ["key", "named"]
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "rsa", "ecdsa"])
+def test_certificate_in_the_agent_is_signed_for_there(
+    scene: Scene, agent: str, kind: str
+) -> None:
+    key = scene.make_key("key", kind)
+    scene.certify(key)
+    add_to_agent(agent, key)
+    Path(key).unlink()
+    scene.accepts = {"key-cert"}
+    scene.run(wishes(agent_path=agent))
+    assert scene.tried == ["key", "key-cert"]
+
+
+def test_certificate_without_its_key_is_left_out(scene: Scene) -> None:
+    key = scene.make_key("key")
+    named = Path(scene.certify(key)).rename(scene.folder / "named.pub")
+    lonely = wishes(certificate_files=(str(named),), methods=("publickey",))
+    assert refused_tries(scene, lonely) == []
+    assert any("no separate private key for certificate" in line for line in scene.lines)
+
+
+def test_certificate_beside_another_key_is_left_out(scene: Scene) -> None:
+    key, other = scene.make_key("key"), scene.make_key("other")
+    Path(scene.certify(other)).rename(scene.folder / "key-cert.pub")
+    assert refused_tries(scene, wishes(key, methods=("publickey",))) == ["key"]
+
+
+def test_host_certificate_is_left_out(scene: Scene) -> None:
+    key = scene.make_key("key")
+    scene.certify(key, "-h", "-n", "host")
+    assert refused_tries(scene, wishes(key, methods=("publickey",))) == ["key"]
+    assert any(line.endswith("not a user certificate") for line in scene.lines)
+
+
+def test_passphrase_serves_the_key_and_its_certificate(scene: Scene) -> None:
+    key = scene.make_key("key", passphrase="secret")
+    scene.certify(key)
+    scene.answers, scene.accepts = ["secret"], {"key-cert"}
+    scene.run(wishes(key))
+    assert scene.tried == ["key", "key-cert"]
+    assert scene.questions == [f"Enter passphrase for key '{key}': "]
+
+
+@pytest.mark.parametrize(
+    ("accepted", "tried"),
+    [
+        ("*-cert-v01@openssh.com", ["key-cert"]),
+        ("!*-cert-*,*", ["key"]),
+        ("rsa-sha2-512-cert-v01@openssh.com", ["key-cert"]),
+        ("ssh-ed25519*", []),
+    ],
+)
+def test_accepted_algorithms_name_certificates_by_themselves(
+    scene: Scene, accepted: str, tried: list[str]
+) -> None:
+    key = scene.make_key("key", "rsa")
+    scene.certify(key)
+    chosen = wishes(key, accepted_algorithms=accepted, methods=("publickey",))
+    assert refused_tries(scene, chosen) == tried
+
+
+def test_servers_that_announce_nothing_are_offered_plain_keys_only(
+    scene: Scene, agent: str, tmp_path: Path
+) -> None:
+    key = scene.make_key("key")
+    scene.certify(key)
+    token = SecurityKey()
+    with agent_with(tmp_path / "token", {token.public_key.blob: token.sign_for_ssh}) as path:
+        candidates = gather_keys(wishes(key, agent_path=path), scene.log)
+    assert [candidate.needs for candidate in candidates] == [
+        Extension.SECURITY_KEY,
+        NONE,
+        Extension.CERTIFICATE,
+    ]
+    plain = [one for one in candidates if is_understood(one, NONE, scene.log)]
+    assert [candidate.name for candidate in plain] == [key]
+    assert all(is_understood(one, OURS, scene.log) for one in candidates)
+
+
+def test_security_key_outside_of_the_agent_is_left_out(scene: Scene) -> None:
+    path = scene.folder / "id_ed25519_sk.pub"
+    path.write_text(SecurityKey().public_key.line)
+    alone = wishes(str(path).removesuffix(".pub"), methods=("publickey",))
+    assert refused_tries(scene, alone) == []
+    assert any("not in the agent" in line for line in scene.lines)
+
+
+# --------------------------------------------------------------------------- files and prompts
 
 
 def test_missing_agent_is_no_error(scene: Scene) -> None:

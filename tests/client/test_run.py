@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from sshoq.auth.token import certificate_in
 from sshoq.protocol.extensions import OURS, Extension
 from sshoq.protocol.messages import Env, Exec, Subsystem
 from sshoq.protocol.request import (
@@ -22,9 +23,11 @@ from sshoq.protocol.request import (
     ConnectRequest,
     Response,
     accepted,
+    refused,
 )
 from sshoq.protocol.version import PeerTraits
 from sshoq.transport.channel import Channel
+from tests.auth.keyring import make_certificate, make_key
 from tests.client.little_server import (
     CLIENT,
     LittleServer,
@@ -269,6 +272,49 @@ def status(number: int) -> Callable[[ConnectRequest], Response]:
 
 def not_found(request: ConnectRequest) -> Response:
     return NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    ("extensions", "questions", "methods"),
+    [(OURS, [None], "publickey"), (None, [], "publickey,password")],
+)
+def test_server_is_asked_what_it_offers_if_it_would_tell(
+    keys: list[str], extensions: Extension | None, questions: list[None], methods: str
+) -> None:
+    def tell(request: ConnectRequest) -> Response:
+        return refused(PeerTraits(extensions), methods="publickey")
+
+    async def test() -> None:
+        only_passwords = ("-o", "PreferredAuthentications=password")
+        async with listening(tell, extensions=extensions) as listener:
+            result = await run_client(*to(listener, keys[0], *only_passwords), "x")
+            asked = [request.authorization for request in listener.server.requests]
+        assert asked == questions
+        assert result.errors == f"alice@127.0.0.1: Permission denied ({methods}).\n"
+
+    run(test())
+
+
+@pytest.mark.parametrize("extensions", [OURS, None])
+def test_certificate_goes_only_to_servers_that_know_what_it_is(
+    tmp_path: Path, extensions: Extension | None
+) -> None:
+    key, authority = make_key(tmp_path, "ed25519"), make_key(tmp_path, "ed25519", name="ca")
+    make_certificate(authority, Path(f"{key}.pub"), "-n", "alice")
+    tokens: list[str] = []
+
+    def refuse(request: ConnectRequest) -> Response:
+        tokens.append((request.authorization or "").removeprefix("Bearer "))
+        return turn_away(request)
+
+    async def test() -> None:
+        async with listening(refuse, extensions=extensions) as listener:
+            result = await run_client(*to(listener, str(key)), "x")
+        assert result.status == 255
+        certified = [certificate_in(token) is not None for token in tokens]
+        assert certified == ([False, True] if extensions else [False])
+
+    run(test())
 
 
 @pytest.mark.parametrize(
