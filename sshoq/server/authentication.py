@@ -75,8 +75,6 @@ class Evidence(NamedTuple):
     key_rights: KeyRights | None = None
     certificate: Certificate | None = None
     """Then `key` is it as well."""
-    counter: int | None = None
-    """How often a FIDO token has signed."""
 
 
 class Authenticator:
@@ -292,6 +290,7 @@ class Authenticator:
         if not key.kind.on_token or rights is None:
             return evidence
         touch = touch_of(signature)
+        log.debug(f"sk_counter = {touch.counter}, sk_flags = 0x{touch.flags:02x}")
         demands = self._config.pubkey_auth_options
         missing = None
         if (VERIFY_REQUIRED in demands or rights.verify_required) and not touch.flags & VERIFIED:
@@ -303,7 +302,7 @@ class Authenticator:
                 f"public key {self._describe(evidence)} signature for {self._whom} from "
                 f"{self._source} rejected: {missing}"
             )
-        return evidence._replace(is_good=missing is None, counter=touch.counter)
+        return evidence._replace(is_good=missing is None)
 
     def _is_revoked(self, key: PublicKey) -> bool:
         return self._is_in_revoked_file(key, lambda revoked: key in revoked)
@@ -389,8 +388,6 @@ class Authenticator:
         authentication = evidence.method
         if evidence.key is not None:
             authentication += f" {evidence.key.algorithm} {evidence.key.base64}"
-        if evidence.counter is not None:
-            authentication += f" signature count = {evidence.counter}"
         messages = ""
         if self.pam is not None:
             self.pam.tell_authentication(authentication)
@@ -447,8 +444,6 @@ class Authenticator:
         line = f"{verdict} {evidence.method} for {self._whom} from {self._source} ssh2"
         if evidence.key is not None:
             line += f": {self._describe(evidence)}"
-        if evidence.counter is not None:
-            line += f", signature count = {evidence.counter}"
         log.write(log.INFO if noteworthy else log.VERBOSE, line)
 
     def _take_banner(self) -> str:
