@@ -18,6 +18,7 @@ from sshoq.config.forward_spec import Forward
 from sshoq.config.options import Options
 from sshoq.config.permitted import may_open, parse_places
 from sshoq.forwarding.acceptor import Acceptor
+from sshoq.forwarding.datagrams import UdpEnd, UdpListener
 from sshoq.forwarding.forwarder import SocketEnd, set_no_delay
 from sshoq.forwarding.joint import join
 from sshoq.forwarding.relay import Sink, Source
@@ -30,14 +31,20 @@ from sshoq.protocol.messages import (
     DirectStreamlocal,
     DirectTcp,
     DirectTcpip,
+    DirectUdp,
+    DirectUdpip,
     ForwardedStreamlocal,
     ForwardedTcpip,
+    ForwardedUdpip,
     Listening,
     OpenReverseTcp,
+    OpenReverseUdp,
     RefusalReason,
     RequestReverseTcp,
+    RequestReverseUdp,
     StreamlocalForward,
     TcpipForward,
+    UdpipForward,
     unmapped,
 )
 from sshoq.protocol.outcome import Unsupported
@@ -112,14 +119,15 @@ class Forwards:
         self._log = log
         self._agent = agent
         self._group = group
-        self._local: list[tuple[Forward, Acceptor, UnixListener | None]] = []
+        self._local: list[tuple[Forward, Acceptor | UdpListener, UnixListener | None]] = []
         self._listeners: dict[int, Forward] = {}
         """By the channel that stands for the server's listener."""
         self._remote: list[tuple[Forward, int, Channel]] = []
         """Those that stand at the server, with the port that it chose if that was left to it."""
-        self._targets: dict[IPPort, Forward] = {}
-        """By the target, as a Go server names it."""
+        self._targets: dict[tuple[str, IPPort], Forward] = {}
+        """By protocol and target, as a Go server names it."""
         self._tasks: dict[asyncio.Task[None], int] = {}
+        self._flows: set[asyncio.Task[None]] = set()
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._remote_open = parse_places(options.permit_remote_open)
@@ -148,7 +156,7 @@ class Forwards:
     def close(self) -> None:
         while self._local:
             self._stop_listening(0)
-        for task in list(self._tasks):
+        for task in (*self._tasks, *self._flows):
             task.cancel()
 
     # ------------------------------------------------------------------ listening here
@@ -187,7 +195,8 @@ class Forwards:
         if forward.listen_path is not None:
             return (forward.listen_path,)
         gateway = self._options.gateway_ports
-        return (addresses_for(forward.listen_host, gateway=gateway), forward.listen_port)
+        addresses = addresses_for(forward.listen_host, gateway=gateway)
+        return (forward.protocol, addresses, forward.listen_port)
 
     def _stop_listening(self, index: int) -> None:
         _, acceptor, listener = self._local.pop(index)
@@ -198,22 +207,30 @@ class Forwards:
     async def _listen(self, forward: Forward) -> None:
         if forward.connect_path is not None:
             check_paths_are_known(self._traits, forward.connect_path)
+        if forward.protocol == "udp":
+            self._local.append((forward, await self._listen_for_datagrams(forward), None))
+            return
         unix = None
         if forward.listen_path is not None:
             unix = self._listen_on_path(forward.listen_path)
             sockets = [unix.socket]
         else:
-            addresses = await self._addresses(forward)
-            port = forward.listen_port or 0
-            sockets = open_listeners(addresses, port, socket.SOCK_STREAM, self._log.error)
-        for listener in sockets:
-            self._log.debug(f"Local forwarding listening on {listener.getsockname()!r}.")
+            sockets = await self._open_listeners(forward, socket.SOCK_STREAM)
 
         def take(connection: socket.socket, caller: IPPort) -> None:
             number = self._free_number()
             self._start(number, self._lead_out(number, forward, connection, caller))
 
         self._local.append((forward, Acceptor(sockets, take), unix))
+
+    async def _open_listeners(
+        self, forward: Forward, kind: socket.SocketKind
+    ) -> list[socket.socket]:
+        addresses = await self._addresses(forward)
+        sockets = open_listeners(addresses, forward.listen_port or 0, kind, self._log.error)
+        for listener in sockets:
+            self._log.debug(f"Local forwarding listening on {listener.getsockname()!r}.")
+        return sockets
 
     @property
     def _traits(self) -> PeerTraits:
@@ -246,6 +263,22 @@ class Forwards:
             self._log.error(
                 f"channel_setup_fwd_listener_tcpip: cannot listen to port: {forward.listen_port}"
             )
+
+    async def _listen_for_datagrams(self, forward: Forward) -> UdpListener:
+        """One opening serves all senders: there is no time to look up a name for each."""
+        opening = await datagram_opening_for(self._traits, forward)
+
+        def open_flow(sender: IPPort) -> Channel | None:
+            return self._open(self._free_number(), opening)
+
+        sockets = await self._open_listeners(forward, socket.SOCK_DGRAM)
+        return UdpListener(sockets, open_flow, self._start_aside)
+
+    def _start_aside(self, work: Coroutine[Any, Any, None]) -> None:
+        """Nobody waits for datagrams: they keep nothing alive."""
+        task = self._group.create_task(work)
+        self._flows.add(task)
+        task.add_done_callback(self._flows.discard)
 
     # ------------------------------------------------------------------ from here to there
 
@@ -377,7 +410,8 @@ class Forwards:
         if forward.listen_path is not None:
             channel = conversation.open_channel(StreamlocalForward(forward.listen_path))
         else:
-            opening = TcpipForward(_address_to_ask(forward), forward.listen_port or 0)
+            kind = UdpipForward if forward.protocol == "udp" else TcpipForward
+            opening = kind(_address_to_ask(forward), forward.listen_port or 0)
             channel = conversation.open_channel(opening)
         self._listeners[channel.stream_id] = forward
         return channel
@@ -395,7 +429,8 @@ class Forwards:
             raise Unsupported(f"{address}: {error.strerror or error}") from None
         listen = IPPort(str(found[0]).partition("%")[0], forward.listen_port)
         target = self._name_target(forward)
-        channel = self._client.conversation.open_channel(RequestReverseTcp(listen, target))
+        kind = RequestReverseUdp if forward.protocol == "udp" else RequestReverseTcp
+        channel = self._client.conversation.open_channel(kind(listen, target))
         channel.finish()
         return channel
 
@@ -407,7 +442,7 @@ class Forwards:
                 port = forward.connect_port or 0
                 [(_, address), *_] = literal_addresses(forward.connect_host, port)
                 target = IPPort(str(address[0]), port)
-        self._targets[target] = forward
+        self._targets[forward.protocol, target] = forward
         return target
 
     async def _take_answer(self, forward: Forward, channel: Channel) -> int | None:
@@ -457,18 +492,29 @@ class Forwards:
         if forward is None:
             self._log.debug(f"{opening.type_name} was not asked for")
             refuse_unasked(channel)
+        elif forward.protocol == "udp":
+            self._start_aside(self._lead_datagrams_in(forward, channel))
         else:
             self._start(number, self._lead_in(number, forward, channel))
 
     def _forward_of(self, opening: ChannelOpening) -> Forward | None:
         match opening:
             case ForwardedTcpip() | ForwardedStreamlocal():
-                return self._listeners.get(opening.listener)
+                return self._listener("tcp", opening.listener)
+            case ForwardedUdpip():
+                return self._listener("udp", opening.listener)
             case OpenReverseTcp() if opening.target is not None:
-                return self._targets.get(unmapped(opening.target))
-            case OpenReverseTcp() if len(self._targets) == 1:  # old servers do not say
-                return next(iter(self._targets.values()))
+                return self._targets.get(("tcp", unmapped(opening.target)))
+            case OpenReverseUdp():
+                return self._targets.get(("udp", unmapped(opening.target)))
+            case OpenReverseTcp():  # old servers do not say; it must be the only one
+                tcp = [self._targets[key] for key in self._targets if key[0] == "tcp"]
+                return tcp[0] if len(tcp) == 1 else None
         return None
+
+    def _listener(self, protocol: str, number: int) -> Forward | None:
+        forward = self._listeners.get(number)
+        return forward if forward is not None and forward.protocol == protocol else None
 
     async def _lead_in(self, number: int, forward: Forward, channel: Channel) -> None:
         if forward.dynamic:
@@ -486,6 +532,22 @@ class Forwards:
             end.close()
         else:
             await join(channel, end)
+
+    async def _lead_datagrams_in(self, forward: Forward, channel: Channel) -> None:
+        try:
+            end = await dial_udp(forward.connect_host or "", forward.connect_port or 0)
+        except OSError as error:
+            where = f"{forward.connect_host} port {forward.connect_port}"
+            self._log.error(f"connect_to {where}: {error.strerror or error}")
+            if channel.is_usable():
+                channel.refuse(RefusalReason.CONNECT_FAILED, error.strerror or str(error))
+            return
+        try:
+            channel.confirm()
+        except SinkClosed:
+            end.close()
+        else:
+            await end.join(channel)
 
     async def _dial(self, forward: Forward) -> SocketEnd:
         """OSError, after the user was told."""
@@ -586,6 +648,15 @@ async def opening_for(
     return DirectTcp(IPPort(str(address[0]).partition("%")[0], port))
 
 
+async def datagram_opening_for(traits: PeerTraits, forward: Forward) -> ChannelOpening:
+    """OSError when a name cannot be looked up for a Go server."""
+    host, port = forward.connect_host or "", forward.connect_port or 0
+    if traits.supports(Extension.FORWARD):
+        return DirectUdpip(host, port)
+    [(_, address), *_] = await look_up(host, port)
+    return DirectUdp(IPPort(str(address[0]).partition("%")[0], port))
+
+
 def check_paths_are_known(traits: PeerTraits, path: str) -> None:
     """A Go server is told addresses only."""
     if not traits.supports(Extension.FORWARD):
@@ -625,6 +696,18 @@ async def dial(host: str, port: int) -> SocketEnd:
         except OSError as error:
             failure = error
     raise failure
+
+
+async def dial_udp(host: str, port: int) -> UdpEnd:
+    [(family, address), *_] = await look_up(host, port)
+    kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+    end = socket.socket(family, kind)
+    try:
+        end.connect(address)
+    except BaseException:
+        end.close()
+        raise
+    return UdpEnd(end)
 
 
 async def dial_path(path: str) -> SocketEnd:

@@ -36,10 +36,6 @@ def not_supported(invocation: Invocation) -> str | None:
         "-J (ProxyJump)": options.proxy_jump is not None,
         "-proxy-jump (UDPProxyJump)": options.udp_proxy_jump is not None,
         "ProxyCommand": options.proxy_command is not None and not _leads_here(invocation),
-        "UDP forwarding": any(
-            forward.protocol == "udp"
-            for forward in (*options.local_forwards, *options.remote_forwards)
-        ),
         "-w (Tunnel)": options.tunnel != "no",
         "-I (PKCS11Provider)": options.pkcs11_provider is not None,
         "-use-oidc": options.use_oidc is not None,

@@ -303,7 +303,8 @@ class ConversationState:
             return []
         if channel_id in self._datagram_channels:
             return [DatagramArrived(channel_id, payload)]
-        if channel_id not in self.channels:
+        channel = self.channels.get(channel_id)
+        if channel is None or channel.opening.datagrams:
             self._waiting.put(conversation_id, channel_id, payload, now)
         return []
 

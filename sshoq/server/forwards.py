@@ -11,6 +11,7 @@ from collections.abc import Coroutine
 from typing import Any, Protocol
 
 from sshoq.forwarding.acceptor import Acceptor
+from sshoq.forwarding.datagrams import UdpEnd, UdpListener
 from sshoq.forwarding.forwarder import SocketEnd, set_no_delay
 from sshoq.forwarding.joint import join
 from sshoq.protocol.channel import ChannelEvent, Requested
@@ -20,14 +21,20 @@ from sshoq.protocol.messages import (
     DirectStreamlocal,
     DirectTcp,
     DirectTcpip,
+    DirectUdp,
+    DirectUdpip,
     ForwardedStreamlocal,
     ForwardedTcpip,
+    ForwardedUdpip,
     Listening,
     OpenReverseTcp,
+    OpenReverseUdp,
     RefusalReason,
     RequestReverseTcp,
+    RequestReverseUdp,
     StreamlocalForward,
     TcpipForward,
+    UdpipForward,
     unmapped,
 )
 from sshoq.protocol.outcome import ProtocolError
@@ -103,6 +110,11 @@ def _dial_for(number: int, opening: ChannelOpening) -> Dial:
             return Dial(number, Dial.TCP, opening.host, opening.port)
         case DirectStreamlocal():
             return Dial(number, Dial.UNIX, opening.path, 0)
+        case DirectUdp():
+            target = unmapped(opening.target)
+            return Dial(number, Dial.UDP, target.ip, target.port)
+        case DirectUdpip():
+            return Dial(number, Dial.UDP, opening.host, opening.port)
     raise TypeError(f"{opening!r} is not to be dialled")
 
 
@@ -124,15 +136,18 @@ class DirectHost:
         if not dialling.cancelled() and (end := dialling.result()):
             await self._connect(end)
 
-    async def _connect(self, end: SocketEnd) -> None:
+    async def _connect(self, end: SocketEnd | UdpEnd) -> None:
         try:
             self._channel.confirm()
         except SinkClosed:
             end.close()
+            return
+        if isinstance(end, UdpEnd):
+            await end.join(self._channel)
         else:
             await join(self._channel, end)
 
-    async def _dial(self) -> SocketEnd | None:
+    async def _dial(self) -> SocketEnd | UdpEnd | None:
         dial = _dial_for(self._channel.stream_id, self._channel.state.opening)
         try:
             self._leader = await self._login.leader()
@@ -142,7 +157,8 @@ class DirectHost:
             refuse(self._channel, refusal)
             return None
         self._leader = None  # there is nothing left for it to give up
-        return SocketEnd(socket.socket(fileno=descriptor))
+        end = socket.socket(fileno=descriptor)
+        return UdpEnd(end) if dial.kind == Dial.UDP else SocketEnd(end)
 
     def close(self) -> None:
         if self._leader is not None:
@@ -172,7 +188,7 @@ class ListenerHost:
         self._login = login
         self._callers = callers
         self._leader: SessionLeader | None = None
-        self._acceptor: Acceptor | None = None
+        self._acceptor: Acceptor | UdpListener | None = None
         channel.watcher = _refuse_requests
 
     async def run(self) -> None:
@@ -197,13 +213,16 @@ class ListenerHost:
             close_all(descriptors)
             return False
         listeners = [socket.socket(fileno=descriptor) for descriptor in descriptors]
-        self._acceptor = Acceptor(listeners, self._take)
+        if listen.kind == Dial.UDP:
+            self._acceptor = UdpListener(listeners, self._open_flow, self._login.start)
+        else:
+            self._acceptor = Acceptor(listeners, self._take)
         return True
 
     @property
     def _is_gos(self) -> bool:
         """A Go client's: it has ended its side already, and the listener stays all the same."""
-        return isinstance(self._opening, RequestReverseTcp)
+        return isinstance(self._opening, RequestReverseTcp | RequestReverseUdp)
 
     async def _wait_for_end(self) -> None:
         if self._is_gos:
@@ -213,12 +232,23 @@ class ListenerHost:
     def _take(self, connection: socket.socket, caller: IPPort) -> None:
         self._callers.take(connection, self._opening_for(caller))
 
+    def _open_flow(self, sender: IPPort) -> Channel | None:
+        try:
+            return self._login.open_channel(self._opening_for(sender))
+        except (NoStreamCredit, StreamClosed):
+            return None
+
     def _opening_for(self, caller: IPPort) -> ChannelOpening:
         match self._opening:
             case RequestReverseTcp():
                 return OpenReverseTcp(unmapped(self._opening.target))
             case StreamlocalForward():
                 return ForwardedStreamlocal(self._channel.stream_id)
+            case RequestReverseUdp():
+                listen, target = self._opening.listen, self._opening.target
+                return OpenReverseUdp(unmapped(listen), unmapped(target))
+            case UdpipForward():
+                return ForwardedUdpip(self._channel.stream_id, *caller)
         return ForwardedTcpip(self._channel.stream_id, *caller)
 
     def close(self) -> None:
@@ -236,6 +266,11 @@ def _listen_for(number: int, opening: ChannelOpening) -> Listen:
         case RequestReverseTcp():
             address = unmapped(opening.listen)
             return Listen(number, Dial.TCP, address.ip, address.port)
+        case RequestReverseUdp():
+            address = unmapped(opening.listen)
+            return Listen(number, Dial.UDP, address.ip, address.port)
+        case UdpipForward():
+            return Listen(number, Dial.UDP, opening.address, opening.port)
         case TcpipForward():
             return Listen(number, Dial.TCP, opening.address, opening.port)
         case StreamlocalForward():

@@ -117,6 +117,7 @@ class Channel:
         self._data: Line[Buffer] = Line()
         self._extended: Line[Buffer] = Line()
         self._requests: Line[Requested] = Line()
+        self._datagram_receiver: Callable[[bytes], None] | None = None
         self._lent = 0
         self._extended_lent = 0
         self._loop = asyncio.get_running_loop()
@@ -256,6 +257,25 @@ class Channel:
         """The conversation: what was under way has arrived."""
         if self._drain is not None and not self._drain.done():
             self._drain.set_result(None)
+
+    # ------------------------------------------------------------------ datagrams
+
+    def take_datagrams(self, receiver: Callable[[bytes], None]) -> None:
+        """Hand every datagram of the channel to `receiver`, those first that came early."""
+        self._datagram_receiver = receiver
+        for payload in self._conversation.take_datagrams(self):
+            receiver(payload)
+
+    def datagram_arrived(self, payload: bytes) -> None:
+        """The conversation: one that found the channel registered."""
+        if self._datagram_receiver is not None:
+            self._datagram_receiver(payload)
+
+    def send_datagram(self, payload: Buffer) -> bool:
+        """False: dropped, for there is no room, it is too long, or the channel has ended."""
+        if not self._sending:
+            return False
+        return self._conversation.send_datagram(self.state.datagram(payload))
 
     # ------------------------------------------------------------------ the end
 

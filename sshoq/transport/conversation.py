@@ -244,6 +244,16 @@ class Conversation:
             return  # its STOP_SENDING or the connection's end is on its way to the channel
         self.flush_soon()
 
+    def take_datagrams(self, channel: Channel) -> list[bytes]:
+        """Those that came ahead of their channel; later ones go to it."""
+        return self.state.take_datagrams(channel.state, self._loop.time())
+
+    def send_datagram(self, datagram: bytes) -> bool:
+        """False when it does not fit into a packet, or too many wait already."""
+        sent = self.engine.send_datagram(datagram)
+        self.flush_soon()
+        return sent
+
     def consumed(self, stream_id: int, count: int) -> None:
         if count:
             self.engine.consumed(stream_id, count)
@@ -403,7 +413,9 @@ class Conversation:
         self._owner.conversation_ended()
 
     def _do_datagram(self, event: DatagramArrived) -> None:
-        """No channel type with datagrams is served yet, so none is registered for them."""
+        channel = self.channels.get(event.channel_id)
+        if channel is not None:
+            channel.datagram_arrived(event.payload)
 
     # ------------------------------------------------------------------ a peer that may be gone
 

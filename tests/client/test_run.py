@@ -503,7 +503,6 @@ def test_messages_go_to_the_log_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "name"),
     [
-        (["-L", "udp:1234:localhost:80"], "UDP forwarding"),
         (["-J", "jump"], "-J"),
         (["-X"], "-X"),
         (["-M"], "-M"),
