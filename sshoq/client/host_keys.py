@@ -8,7 +8,7 @@ that then comes is the right one is decided in trust.py.
 import os
 
 from sshoq.auth.known_hosts import KnownHosts, KnownHostsError, host_with_port, read_go_pins
-from sshoq.client.log import Failure
+from sshoq.client.log import Log
 from sshoq.config.algorithms import DEFAULT_KEYS
 from sshoq.config.options import Options
 from sshoq.transport.identity import SSH_SCHEMES
@@ -18,14 +18,14 @@ _KEYS |= {algorithm: algorithm for algorithm in SSH_SCHEMES if algorithm != "ssh
 """From the names in HostKeyAlgorithms to the keys; "ssh-rsa" there means signatures with SHA-1."""
 
 
-def preferred_schemes(options: Options) -> tuple[int, ...]:
+def preferred_schemes(options: Options, log: Log) -> tuple[int, ...]:
     """For `Engine.client`, most wanted first; () where the server's own choice will do."""
     if options.insecure or _is_pinned(options):
         return ()
     names = options.host_key_algorithms.split(",")
     wanted = list(dict.fromkeys(_KEYS[name] for name in names if name in _KEYS))
     if _is_in_default_order(names):  # an order of the user's own is kept, as ssh keeps it
-        recorded = _recorded_algorithms(options)
+        recorded = _recorded_algorithms(options, log)
         wanted.sort(key=lambda algorithm: algorithm not in recorded)
     schemes = [SSH_SCHEMES[algorithm] for algorithm in wanted]
     return () if schemes == [*SSH_SCHEMES.values()] else tuple(schemes)
@@ -43,7 +43,7 @@ def _is_in_default_order(names: list[str]) -> bool:
     return places == sorted(places)
 
 
-def _recorded_algorithms(options: Options) -> list[str]:
+def _recorded_algorithms(options: Options, log: Log) -> list[str]:
     """None where the files cannot be read: that ends the run when the key is to be judged."""
     host = options.hostname.lower()
     names = [host_with_port(host, options.quic_port), host]
@@ -53,9 +53,9 @@ def _recorded_algorithms(options: Options) -> list[str]:
     try:
         known = KnownHosts.from_files(file for file in files if file != "none")
         if options.known_hosts_command:
-            from sshoq.client.trust import ask_command
+            from sshoq.client.known_hosts_command import ask_for_order
 
-            known.add_text("KnownHostsCommand", ask_command(options, "", None))
-    except (KnownHostsError, Failure):
+            known.add_text("KnownHostsCommand", ask_for_order(options, log))
+    except KnownHostsError:
         return []
     return known.key_algorithms(*names)

@@ -185,7 +185,7 @@ class Run:
             options.server_alive_interval,
             options.server_alive_count_max,
             self._keylog(),
-            preferred_schemes(options),
+            preferred_schemes(options, self._log),
         )
 
     def _keylog(self) -> "Callable[[str], None] | None":

@@ -28,7 +28,7 @@ from sshoq.client.session import (
     ask_for_session,
     wait_without_session,
 )
-from sshoq.client.trust import check_host
+from sshoq.client.trust import check_host, guarded
 from sshoq.config.options import Options
 from sshoq.config.resolve import Invocation
 from sshoq.config.usage import INFO
@@ -102,8 +102,8 @@ class _Run:
             await client.close()
 
     async def _converse(self, client: ClientConversation) -> int:
-        options = self._options
         await self._log_in(client)
+        options = self._options  # perhaps without what an untrusted host must not get
         client.watch_server(options.server_alive_interval, options.server_alive_count_max)
         if not wishes.forwards_anything(options, self._agent) and not self._has_command_line:
             return await self._do_what_is_asked(client, None)
@@ -160,7 +160,8 @@ class _Run:
             client.certificates, options, client.target.ip, self._prompter, self._log
         )
         if verdict.restricted:
-            login = login._replace(methods=tuple(m for m in login.methods if m != "password"))
+            self._guard()
+            login = login_wishes(self._options)
         self._warn_of_weak_exchange(client)
         candidates = await self._leave_out_unknown(client, candidates)
 
@@ -183,6 +184,12 @@ class _Run:
             return candidates
         extensions = (await client.settled_traits()).extensions
         return [one for one in candidates if is_understood(one, extensions, self._log)]
+
+    def _guard(self) -> None:
+        """Nothing for a host that may not be the right one to abuse."""
+        self._options = guarded(self._options)
+        self._agent = None
+        self._session = session_wish(self._departure.invocation, None)
 
     async def _try(self, client: ClientConversation, authorization: str | None) -> Reply:
         """One CONNECT, with the session in the same flight where the server keeps it so long."""

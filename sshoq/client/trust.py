@@ -13,17 +13,11 @@ from functools import partial
 from sshoq.auth.certificates import CertificateError, read_leaf
 from sshoq.auth.host_policy import DEBUG, ERROR, FATAL, HostPolicy, Verdict, judge_host
 from sshoq.auth.keys import PublicKey
-from sshoq.auth.known_hosts import KnownHosts, KnownHostsError, host_with_port, read_go_pins
+from sshoq.auth.known_hosts import KnownHosts, KnownHostsError, read_go_pins
 from sshoq.client.log import Failure, Log
 from sshoq.client.prompt import Prompter, PromptNeeded, run_with_prompts
-from sshoq.config.lexer import ConfigSyntaxError, split_words
 from sshoq.config.options import Options
 from sshoq.config.patterns import match_pattern_list
-from sshoq.config.tokens import ExpansionError, expand
-
-EXPOSED = ("Password authentication", "Agent forwarding", "X11 forwarding")
-"""What a false server could abuse. A host that is let pass only by StrictHostKeyChecking=no gets
-none."""
 
 
 def policy_of(options: Options, address: str | None) -> HostPolicy:
@@ -43,8 +37,34 @@ def policy_of(options: Options, address: str | None) -> HostPolicy:
         check_host_ip=options.check_host_ip,
         trust_localhost=options.no_host_authentication_for_localhost,
         required_rsa_size=options.required_rsa_size,
-        exposed=EXPOSED,
+        exposed=exposed_to(options),
     )
+
+
+def exposed_to(options: Options) -> tuple[str, ...]:
+    """What a false server could abuse. A host that is let pass only by StrictHostKeyChecking=no
+    gets none of it; see `guarded`."""
+    exposed = {
+        "Password authentication": options.password_authentication,
+        "Agent forwarding": options.forward_agent,
+        "Port forwarding": bool(options.local_forwards or options.remote_forwards),
+    }
+    return tuple(name for name, is_asked_for in exposed.items() if is_asked_for)
+
+
+def guarded(options: Options) -> Options:
+    """The same without what is exposed. Failure if that is no good to the user."""
+    is_less = options.forward_agent or options.local_forwards or options.remote_forwards
+    if is_less and options.exit_on_forward_failure:
+        raise Failure("Error: forwarding disabled due to host key check failure")
+    safe = {
+        "password_authentication": False,
+        "forward_agent": False,
+        "local_forwards": (),
+        "remote_forwards": (),
+        "update_host_keys": "no",
+    }
+    return Options({**vars(options), **safe})
 
 
 def _pins(options: Options) -> list[bytes]:
@@ -90,13 +110,15 @@ async def check_host(
     if key is not None:
         _check_key(key, options, address, log)
     try:
-        known = _known_hosts(options, address, key)
+        known = _known_hosts(options, address, key, log)
         judge = partial(judge_host, chain, policy_of(options, address), known, now=time.time())
         verdict = await _judge(judge, prompter, log)
     except KnownHostsError as error:
         raise Failure(str(error)) from None
     if not verdict.accepted:
         raise Failure()
+    if verdict.restricted and options.update_host_keys != "no":
+        log.error("UpdateHostkeys is disabled because the host key is not trusted.")
     return verdict
 
 
@@ -129,46 +151,16 @@ def _say(log: Log, level: str, text: str) -> None:
         write(line)
 
 
-def _known_hosts(options: Options, address: str, key: PublicKey | None) -> KnownHosts:
+def _known_hosts(
+    options: Options, address: str, key: PublicKey | None, log: Log
+) -> KnownHosts:
     files = [*options.user_known_hosts_files, *options.global_known_hosts_files]
     known = KnownHosts.from_files(file for file in files if file != "none")
     if options.known_hosts_command and key is not None:
-        known.add_text("KnownHostsCommand", ask_command(options, address, key))
+        from sshoq.client.known_hosts_command import ask_for_key
+
+        known.add_text("KnownHostsCommand", ask_for_key(options, address, key, log))
     return known
-
-
-def ask_command(options: Options, address: str, key: PublicKey | None) -> bytes:
-    """What KnownHostsCommand prints about the host, and about its address if that is checked,
-    too; without a key, before there is any, to see of which kind one is known."""
-    import subprocess
-
-    host = options.host_key_alias or options.hostname
-    asked = [("HOSTNAME" if key else "ORDER", host_with_port(host, options.quic_port))]
-    if options.check_host_ip and key:
-        asked.append(("ADDRESS", host_with_port(address, options.quic_port)))
-    output = b""
-    for reason, name in asked:
-        tokens = {
-            "f": key.fingerprint() if key else "NONE",
-            "H": name,
-            "I": reason,
-            "K": key.base64 if key else "NONE",
-            "t": key.algorithm if key else "NONE",
-            "h": options.hostname,
-            "k": host,
-            "p": str(options.quic_port),
-            "r": options.user,
-        }
-        command = options.known_hosts_command or ""
-        try:
-            program, *words = split_words(command)
-            argv = [program, *(expand(word, tokens, os.environ) for word in words)]
-            output += subprocess.run(argv, stdout=subprocess.PIPE, check=True).stdout
-        except (ConfigSyntaxError, ExpansionError, OSError, ValueError) as error:
-            raise Failure(f"KnownHostsCommand {command}: {error}") from None
-        except subprocess.CalledProcessError as error:
-            raise Failure(f"KnownHostsCommand failed: exit status {error.returncode}") from None
-    return output
 
 
 def _check_key(key: PublicKey, options: Options, address: str, log: Log) -> None:

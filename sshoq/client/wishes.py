@@ -12,7 +12,6 @@ from sshoq.config.keywords import DEFAULT_IDENTITIES
 from sshoq.config.options import Options
 from sshoq.config.patterns import match_pattern
 from sshoq.config.resolve import Invocation
-from sshoq.config.surroundings import Surroundings
 from sshoq.config.tokens import ExpansionError, Tokens, expand
 
 MAX_NAME = 256
@@ -142,23 +141,8 @@ def escape_character(options: Options) -> bytes | None:
 def local_command_text(invocation: Invocation) -> str:
     """LocalCommand with its tokens; there is no tunnel, so %T is NONE."""
     options = invocation.options
-    surroundings = Surroundings()
-    tokens = Tokens(
-        d=surroundings.home,
-        h=invocation.host,
-        i=str(surroundings.uid),
-        j=options.jump_hosts[-1].host if options.jump_hosts else "",
-        k=options.host_key_alias or invocation.typed_host,
-        L=surroundings.host.partition(".")[0],
-        l=surroundings.host,
-        n=invocation.typed_host,
-        p=str(options.port),
-        r=options.user,
-        u=surroundings.user,
-        T="NONE",
-    )
     try:
-        return expand(options.local_command or "", tokens)
+        return expand(options.local_command or "", Tokens({**options.tokens, "T": "NONE"}))
     except ExpansionError as error:
         raise Failure(*error.lines) from None
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from sshoq.config.destination import JumpHost
 from sshoq.config.forward_spec import Forward
 from sshoq.config.keywords import Settings
+from sshoq.config.tokens import Tokens
 from sshoq.config.usage import DEBUG1, LOG_LEVELS
 
 
@@ -129,6 +130,7 @@ class Options:
     syslog_facility: str
     tag: str | None
     tcp_keep_alive: bool
+    tokens: Tokens
     transport: str
     tunnel: str
     tunnel_device: tuple[int, int]

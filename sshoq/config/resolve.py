@@ -424,6 +424,7 @@ class Resolution:
             assert isinstance(values, tuple)
             settings[attribute] = tuple(v[0] if isinstance(v, tuple) else v for v in values)
         settings["path_expander"] = self.expander.path
+        settings["tokens"] = self.expander.tokens
         invocation.options = Options(settings)
         invocation.host = self.host
         invocation.command = self.command or str(settings["remote_command"] or "")

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from sshoq.client.host_keys import preferred_schemes
+from sshoq.client.log import Failure, Log
 from sshoq.config.resolve import resolve
 from sshoq.config.surroundings import Paths, Surroundings
+from sshoq.config.usage import ERROR
 from sshoq.transport.identity import SSH_SCHEMES, SignatureScheme
 from sshoq.transport.quic import OFFERED_SCHEMES
 from tests.accounts import make_key
@@ -24,6 +26,7 @@ class Files:
         self.home = home
         self.known = home / "known_hosts"
         self.keys = keys
+        self.said: list[str] = []
 
     def record(self, *names_and_kinds: tuple[str, str]) -> None:
         lines = [f"{name} {self.keys[kind]}\n" for name, kind in names_and_kinds]
@@ -35,7 +38,11 @@ class Files:
         words += [word for option in (*options, *files) for word in ("-o", option)]
         home = str(self.home)
         surroundings = Surroundings({}, Paths(home), user="me", uid=1000, home=home, host="here")
-        return preferred_schemes(resolve([*words, "Host.Test"], surroundings=surroundings).options)
+        invocation = resolve([*words, "Host.Test"], surroundings=surroundings)
+        return preferred_schemes(invocation.options, Log(ERROR, self._note))
+
+    def _note(self, level: int, line: str) -> None:
+        self.said.append(line)
 
 
 @pytest.fixture(scope="module")
@@ -132,13 +139,39 @@ def test_the_command_is_asked_what_is_known(files: Files) -> None:
     line = files.home / "line"
     line.write_text(f"host.test {files.keys['ecdsa']}\n")
     command = files.home / "command"
-    wanted = "ORDER [host.test]:443 NONE NONE NONE"
+    wanted = "ORDER host.test NONE NONE NONE host.test Host.Test me here"
     command.write_text(f'#!/bin/sh\n[ "$*" = "{wanted}" ] && cat {line}\n')
     command.chmod(0o755)
-    assert files.ask(f"KnownHostsCommand={command} %I %H %t %f %K")[0] == P256
+    assert files.ask(f"KnownHostsCommand={command} %I %H %t %f %K %h %n %u %l")[0] == P256
 
 
-def test_what_cannot_be_read_asks_for_nothing(files: Files) -> None:
-    """It ends the run later, when the key is judged: not before another way in was tried."""
+def test_a_command_that_fails_ends_the_run(files: Files) -> None:
     files.record(("host.test", "rsa"))
-    assert files.ask("KnownHostsCommand=/bin/false") == ()
+    with pytest.raises(Failure) as caught:
+        files.ask("KnownHostsCommand=/bin/false")
+    assert caught.value.lines == (
+        "KnownHostsCommand-ORDER /bin/false failed, status 1",
+        "KnownHostsCommand failed",
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        ("/nonexistent", 'Could not stat KnownHostsCommand-ORDER "/nonexistent": No such file or '
+                         "directory"),
+        ("true", "KnownHostsCommand-ORDER path is not absolute"),
+    ],
+)  # fmt: skip
+def test_a_command_that_is_not_there_knows_nothing(
+    files: Files, command: str, line: str
+) -> None:
+    files.record(("host.test", "rsa"))
+    assert files.ask(f"KnownHostsCommand={command}")[0] == RSA
+    assert files.said == [line]
+
+
+def test_a_command_with_an_unknown_token_ends_the_run(files: Files) -> None:
+    with pytest.raises(Failure) as caught:
+        files.ask("KnownHostsCommand=/bin/true %Q")
+    assert caught.value.lines[0] == "vdollar_percent_expand: unknown key %Q"

@@ -14,7 +14,7 @@ from sshoq.auth.host_policy import Verdict
 from sshoq.auth.private_keys import load_private_key
 from sshoq.client.log import Failure, Log
 from sshoq.client.prompt import Prompter
-from sshoq.client.trust import check_host
+from sshoq.client.trust import check_host, guarded
 from sshoq.config.resolve import resolve
 from sshoq.config.surroundings import Paths, Surroundings
 from sshoq.config.usage import INFO
@@ -46,6 +46,11 @@ class Host:
         prompter = Answering(self, batch=asked.options.batch_mode)
         chain = [self.certificate]
         return asyncio.run(check_host(chain, asked.options, "192.0.2.1", prompter, log))
+
+
+    def disabled(self) -> list[str]:
+        end = " is disabled to avoid man-in-the-middle attacks."
+        return [line.removesuffix(end) for line in self.lines if line.endswith(end)]
 
 
 class Answering(Prompter):
@@ -96,7 +101,7 @@ def test_command_may_know_the_host(host: Host) -> None:
 
 def test_command_that_fails_is_fatal(host: Host) -> None:
     host.knows("host.test")
-    with pytest.raises(Failure, match="KnownHostsCommand failed: exit status 1"):
+    with pytest.raises(Failure, match="KnownHostsCommand failed"):
         host.check("KnownHostsCommand=/bin/false")
 
 
@@ -165,3 +170,27 @@ def test_changed_key_without_checking_goes_on_without_passwords(host: Host) -> N
     verdict = host.check("StrictHostKeyChecking=no")
     assert (verdict.accepted, verdict.restricted) == (True, True)
     assert any("REMOTE HOST IDENTIFICATION HAS CHANGED" in line for line in host.lines)
+    assert host.disabled() == ["Password authentication"]
+
+
+def test_what_else_a_false_host_could_abuse_is_disabled_with_a_word(host: Host) -> None:
+    other = Host(host.folder / "other")
+    host.known.write_text(f"host.test {other.key.line}\n")
+    host.check("StrictHostKeyChecking=no", "LocalForward=1111 x:2", "UpdateHostKeys=yes")
+    assert host.disabled() == ["Password authentication", "Port forwarding"]
+    assert host.lines[-1] == "UpdateHostkeys is disabled because the host key is not trusted."
+
+
+def test_guarded_options_leave_nothing_to_abuse() -> None:
+    words = ["-F", "none", "-A", "-L", "1:x:2", "-R", "3:y:4", "-o", "UpdateHostKeys=yes", "host"]
+    options = guarded(resolve(words).options)
+    assert not options.forward_agent
+    assert not options.password_authentication
+    assert (options.local_forwards, options.remote_forwards) == ((), ())
+    assert options.update_host_keys == "no"
+
+
+def test_forwardings_that_must_not_fail_fail_with_an_untrusted_host() -> None:
+    words = ["-F", "none", "-o", "ExitOnForwardFailure=yes", "-L", "1:x:2", "host"]
+    with pytest.raises(Failure, match="forwarding disabled due to host key check failure"):
+        guarded(resolve(words).options)

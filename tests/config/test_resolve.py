@@ -70,7 +70,7 @@ def test_the_user_of_a_url_query_comes_after_the_url_s_own(machine: Machine) -> 
 def test_every_attribute_is_typed_and_set(machine: Machine) -> None:
     typed = set(Options.__annotations__)
     rows = {row.attribute for row in ROWS}
-    derived = {"config_dir", "jump_hosts", "path_expander", "url_path_is_default"}
+    derived = {"config_dir", "jump_hosts", "path_expander", "tokens", "url_path_is_default"}
     assert typed == rows | set(FLAG_DEFAULTS) | derived
     assert typed == set(vars(machine.resolve("web").options))
 
