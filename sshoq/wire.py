@@ -5,14 +5,41 @@ the SSHOQ protocol are QUIC variable-length integers (RFC 9000 section 16) and v
 strings; the fixed-width forms serve the file-transfer frames, the agent protocol and the messages
 between our processes.
 
-Modules that declare messages must not say ``from __future__ import annotations``: fields are read
-from ``__annotations__`` while the class is made, without the cost of dataclasses at every start of
-the client.
+Modules that declare messages must not say ``from __future__ import annotations``, which this one
+may, as it declares none: fields are read from ``__annotations__`` while the class is made, without
+the cost of dataclasses at every start of the client.
 """
 
-from collections.abc import Callable, Iterator
-from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
-from typing import Annotated, Any, ClassVar, NamedTuple, Self, dataclass_transform
+from __future__ import annotations
+
+from _socket import AF_INET, AF_INET6, inet_ntop, inet_pton  # "socket" takes its time
+
+TYPE_CHECKING = False  # what type checkers take for true
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Annotated, Any, ClassVar, NamedTuple, Self, dataclass_transform
+
+    class IPPort(NamedTuple):
+        """A literal IP address and a port, as section 5.1 of the protocol carries them."""
+
+        ip: str
+        port: int
+
+else:  # a client that shares a connection would spend a fifth of its time on importing "typing"
+    from collections import namedtuple
+
+    IPPort = namedtuple("IPPort", ("ip", "port"))
+
+    class Annotated:
+        """typing's, as far as it is needed here: it carries a codec."""
+
+        def __class_getitem__(cls, parameters):
+            alias = cls()
+            alias.__metadata__ = parameters[1:]
+            return alias
+
+    def dataclass_transform(**promises):
+        return lambda declared: declared
 
 MAX_VARINT = (1 << 62) - 1
 
@@ -23,13 +50,6 @@ class WireError(ValueError):
 
 class Incomplete(WireError):
     """The bytes end before the message does; more may make it whole."""
-
-
-class IPPort(NamedTuple):
-    """A literal IP address and a port, as section 5.1 of the protocol carries them."""
-
-    ip: str
-    port: int
 
 
 # --------------------------------------------------------------------------- integers
@@ -272,7 +292,7 @@ class Message:
         own = {
             name: _codec_of(annotation)
             for name, annotation in vars(cls).get("__annotations__", {}).items()
-            if getattr(annotation, "__origin__", None) is not ClassVar
+            if str(getattr(annotation, "__origin__", None)) != "typing.ClassVar"
         }
         cls._codecs = {**cls._codecs, **own}
         cls._defaults = {
