@@ -305,6 +305,10 @@ class Server:
         _tell_notes(config)
 
     def _announce_addresses(self) -> None:
+        from sshoq.server.sandbox import unconfined_reason
+
+        if reason := unconfined_reason():
+            log.error(reason)
         for listener in self._listeners.values():
             log.info(f"Server listening on {show_address(listener.udp.getsockname())}.")
         for key in self._identity.keys:
@@ -598,8 +602,11 @@ class Server:
             self._forget(connection.control)
         self._settle(connection)
         if os.WIFSIGNALED(status):
-            log.error(f"monitor {connection.pid} was killed by signal {os.WTERMSIG(status)}")
-            self._admission.penalise(connection.peer, "crash", time.monotonic())
+            number = os.WTERMSIG(status)
+            log.error(f"monitor {connection.pid} was killed by signal {number}")
+            # Its own alarm ends it when a PAM module has not answered within the grace time.
+            kind = "grace-exceeded" if number == signal.SIGALRM else "crash"
+            self._admission.penalise(connection.peer, kind, time.monotonic())
         if self._invocation.debug and not self._connections:
             raise Stop(os.WEXITSTATUS(status) if os.WIFEXITED(status) else 255)
 

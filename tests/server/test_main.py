@@ -12,6 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from sshoq.server import log
+from sshoq.server.identity import Identity
+from sshoq.server.main import Server
+
 FAKE = str(Path(__file__).with_name("fake_server.py"))
 ROOT = str(Path(__file__).parents[2])
 WAIT = 20.0
@@ -215,14 +219,17 @@ def test_a_source_is_shut_out_for_what_its_connections_did(
     assert client.ask("still") == "still"
 
 
-def test_a_monitor_that_crashes_costs_its_peer_a_penalty(
-    place: Path, servers: list[FakeServer]
+@pytest.mark.parametrize(
+    ("number", "penalty"), [(signal.SIGKILL, "crash"), (signal.SIGALRM, "grace-exceeded")]
+)
+def test_a_monitor_that_crashes_or_is_stuck_costs_its_peer_a_penalty(
+    place: Path, servers: list[FakeServer], number: int, penalty: str
 ) -> None:
-    server = start(place, servers, "PerSourcePenalties crash:90")
+    server = start(place, servers, "PerSourcePenalties crash:90 grace-exceeded:90")
     client = server.client().connect()
-    client.udp.send(b"crash")
-    server.wait_for_log("was killed by signal 9")
-    assert server.client().ask("hello") == "refused: penalty: crash"
+    client.udp.send(b"crash %d" % number)
+    server.wait_for_log(f"was killed by signal {number}")
+    assert server.client().ask("hello") == f"refused: penalty: {penalty}"
 
 
 @pytest.mark.parametrize("claim", ["127.0.0.1 0", "0.0.0.0 9", "224.0.0.1 9", "::1 9", "pigeon 9"])
@@ -411,3 +418,15 @@ open({str(tmp_path / "found")!r}, "w").write(repr((found, free)))
 """
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
     assert (tmp_path / "found").read_text() == repr(([("/dev/null", True)] * 3, 3))
+
+
+def test_a_machine_without_a_system_call_filter_is_told_so(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "pdp11")
+    server = Server.__new__(Server)
+    server._listeners = {}
+    server._identity = Identity(())
+    log.to_stderr(log.INFO)
+    server._announce_addresses()
+    assert "no system call filter is known for pdp11" in capfd.readouterr().err
