@@ -11,6 +11,7 @@ every connection forks. The tests hold both sides against PyJWT.
 
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
+from collections.abc import Mapping
 from typing import Any
 
 from sshoq.auth.keys import PublicKey, Signer
@@ -22,9 +23,11 @@ CONVERSATION_ID_LENGTH = 32
 ISSUED_AGO = 60
 VALID_FOR = 300
 
+KEY_MEMBER = "key"
 CERTIFICATE_MEMBER = "cert"
-"""Of the header: the signer's certificate in OpenSSH's form, in base64. Only between our own
+"""Of the header: the signer's key or certificate in OpenSSH's form, in base64. Only between our own
 programs, of which both have said that they know it."""
+NOTHING_NAMED: Mapping[str, bytes] = {}
 
 LEEWAY = 60
 MAX_LIFETIME = 15 * 60
@@ -38,27 +41,36 @@ class TokenRefused(Exception):
 
 
 def build_token(
-    user: str, conversation_id: bytes, signer: Signer, now: float, certificate: bytes = b""
+    user: str,
+    conversation_id: bytes,
+    signer: Signer,
+    now: float,
+    *,
+    key: bytes = b"",
+    certificate: bytes = b"",
 ) -> str:
     """A token for `user` on the connection that has this conversation ID, signed by `signer`.
 
-    With the certificate of the signer's key, if it is that which is to let in.
+    To servers that know what it is, it names the signer's key, or the key's certificate if it is
+    that which is to let in.
     """
     issued = int(now) - ISSUED_AGO
     claims = _claims(user, conversation_id, issued, int(now) + VALID_FOR)
-    return sign_claims(claims, signer, certificate)
+    named = {KEY_MEMBER: key, CERTIFICATE_MEMBER: certificate}
+    return sign_claims(claims, signer, named)
 
 
 def sign_claims(
-    claims: dict[str, str | int], signer: Signer, certificate: bytes = b""
+    claims: dict[str, str | int], signer: Signer, named: Mapping[str, bytes] = NOTHING_NAMED
 ) -> str:
     """The compact form (RFC 7515 section 7.1): header, claims and signature, each in base64url."""
     algorithm = signer.public_key.kind.token_algorithm
     if algorithm is None:
         raise ValueError(f"{signer.public_key.algorithm} keys cannot sign a token")
     header: dict[str, str | int] = {"alg": algorithm, "typ": "JWT"}
-    if certificate:
-        header[CERTIFICATE_MEMBER] = b2a_base64(certificate, newline=False).decode()
+    for member, blob in named.items():
+        if blob:
+            header[member] = b2a_base64(blob, newline=False).decode()
     signed = f"{_encode_json(header)}.{_encode_json(claims)}"
     return f"{signed}.{_encode_base64url(signer.sign(signed.encode()))}"
 
@@ -98,14 +110,22 @@ def _encode_base64url(raw: bytes) -> str:
 
 def certificate_in(token: str) -> bytes | None:
     """The blob that the token's header carries; None for the token of a plain key."""
+    return _blob_in(token, CERTIFICATE_MEMBER)
+
+
+def key_in(token: str) -> bytes | None:
+    """The blob of the key that the token names; None if it leaves that open, as Go's do."""
+    return _blob_in(token, KEY_MEMBER)
+
+
+def _blob_in(token: str, member: str) -> bytes | None:
     header = _decode_json(_split_token(token)[0], "header")
-    if CERTIFICATE_MEMBER not in header:
+    if member not in header:
         return None
-    text = header[CERTIFICATE_MEMBER]
     try:
-        return a2b_base64(text, strict_mode=True)
+        return a2b_base64(header[member], strict_mode=True)
     except (Base64Error, ValueError, TypeError):
-        raise TokenRefused("certificate is no base64") from None
+        raise TokenRefused(f"{member} is no base64") from None
 
 
 def verify_token(

@@ -48,12 +48,15 @@ class Authentication:
         prompter: Prompter,
         log: Log,
         *,
+        names_keys: bool = False,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._wishes = wishes
         self._candidates = candidates
         self._prompter = prompter
         self._log = log
+        self._names_keys = names_keys
+        """The server wants to be told which key has signed."""
         self._now = now
         self._offered: tuple[str, ...] = METHODS
         self._has_asked = False
@@ -173,13 +176,16 @@ class Authentication:
             offered = candidate._replace(public=signer.public_key)
         name = offered.describe()
         self._log.debug(f"Offering public key: {name}")
+        key = signer.public_key.blob if self._names_keys else b""
         certificate = b""
         if offered.certificate is not None:
-            certificate = offered.certificate.public.blob
+            key, certificate = b"", offered.certificate.public.blob
 
         def sign() -> str:
             user, now = self._wishes.user, self._now()
-            return build_token(user, conversation_id, signer, now, certificate)
+            return build_token(
+                user, conversation_id, signer, now, key=key, certificate=certificate
+            )
 
         try:
             if isinstance(signer, AgentSigner):  # it may ask, or wait for a token to be touched

@@ -170,7 +170,13 @@ class _Run:
                 return Reply(False)  # it would not tell what it offers
             return await self._try(client, authorization)
 
-        authentication = Authentication(login, candidates, self._prompter, self._log)
+        authentication = Authentication(
+            login,
+            candidates,
+            self._prompter,
+            self._log,
+            names_keys=client.conversation.traits.supports(Extension.NAMED_KEY),
+        )
         method = await authentication.run(client.conversation_id, send)
         client.note_login()
         place = f"[{client.target.ip}]:{client.target.port}"

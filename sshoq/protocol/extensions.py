@@ -39,12 +39,14 @@ class Extension(IntFlag):
     """A token may carry the certificate of its key."""
     SECURITY_KEY = 1 << 11
     """A token may be signed by a key on a FIDO token."""
+    NAMED_KEY = 1 << 12
+    """A token may name its key."""
 
 
 OURS = (
     Extension.EARLY | Extension.EOF | Extension.REPLY | Extension.ENV | Extension.SUBSYSTEM
     | Extension.FORWARD | Extension.AGENT | Extension.BANNER | Extension.SIGNAL
-    | Extension.CERTIFICATE | Extension.SECURITY_KEY
+    | Extension.CERTIFICATE | Extension.SECURITY_KEY | Extension.NAMED_KEY
 )
 """What this version implements."""
 

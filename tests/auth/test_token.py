@@ -28,6 +28,7 @@ from sshoq.auth.token import (
     TokenRefused,
     build_token,
     certificate_in,
+    key_in,
     sign_claims,
     verify_token,
 )
@@ -191,14 +192,23 @@ def test_key_that_cannot_sign_a_token_says_so() -> None:
 
 
 def test_certificate_goes_along_in_the_header() -> None:
-    token = build_token(USER, CONVERSATION, KEY, NOW, b"a certificate")
+    token = build_token(USER, CONVERSATION, KEY, NOW, certificate=b"a certificate")
     header = json.loads(base64.urlsafe_b64decode(token.partition(".")[0] + "=="))
     assert header == {
         "alg": "EdDSA", "typ": "JWT", "cert": base64.b64encode(b"a certificate").decode()
     }
     assert certificate_in(token) == b"a certificate"
     verify(token)
-    assert certificate_in(build_token(USER, CONVERSATION, KEY, NOW)) is None
+    plain = build_token(USER, CONVERSATION, KEY, NOW)
+    assert (certificate_in(plain), key_in(plain)) == (None, None)
+
+
+def test_token_may_name_its_key() -> None:
+    token = build_token(USER, CONVERSATION, KEY, NOW, key=KEY.public_key.blob)
+    header = json.loads(base64.urlsafe_b64decode(token.partition(".")[0] + "=="))
+    assert header == {"alg": "EdDSA", "typ": "JWT", "key": KEY.public_key.base64}
+    assert key_in(token) == KEY.public_key.blob
+    verify(token)
 
 
 @pytest.mark.parametrize("value", ['"a"', '"ä"', "1", "null", "[]", '"YQ==\\n"'])
