@@ -12,26 +12,27 @@ import hashlib
 import hmac
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from sshoq.auth.authorized_keys import KeyRights
 from sshoq.auth.keys import TOUCHED, VERIFIED, KeyFormatError, PublicKey, touch_of
 from sshoq.auth.revoked_keys import RevocationError, RevokedKeys, load_revoked_keys
 from sshoq.auth.ssh_certificates import Certificate, parse_certificate
-from sshoq.auth.token import TokenRefused, certificate_in, verify_token
+from sshoq.auth.token import TokenRefused, certificate_in, key_in, verify_token
 from sshoq.server import log, shadow
 from sshoq.server.account import Account, find_account, refusal
 from sshoq.server.authorities import CertificateLogin, refusal_of
 from sshoq.server.config import LoginConfig, ServerConfig
 from sshoq.server.connection import ConnectionFacts
+from sshoq.server.key_commands import Requester, ask_for_keys
 from sshoq.server.keywords import TOUCH_REQUIRED, VERIFY_REQUIRED
 from sshoq.server.login import is_root
 from sshoq.server.pam import PamError, PamTransaction, load_library
 from sshoq.server.privsep import Authenticate, AuthenticationResult
 from sshoq.server.records import RecordFiles, record_failure
 from sshoq.server.rights import LoginRights
-from sshoq.server.user_keys import authorized_keys
+from sshoq.server.user_keys import FoundKey, authorized_keys, keys_in
 from sshoq.wire import encode_text
 
 CONVERSATION_ID_LENGTH = 32
@@ -225,13 +226,15 @@ class Authenticator:
         now = time.time()
         try:
             blob = certificate_in(text)
-        except TokenRefused as refused:
-            log.debug(str(refused), log.DEBUG2)
+            if blob is not None:
+                return self._weigh_certificate(account, text, blob, now)
+            named = self._named_key(text, now)
+        except (KeyFormatError, TokenRefused) as error:
+            log.debug(str(error), log.DEBUG2)
             return nothing
-        if blob is not None:
-            return self._weigh_certificate(account, text, blob, now)
-        for path, (line, key, rights) in authorized_keys(account, self._config):
-            if rights.certificate_authority:
+        nothing = Evidence("publickey", False, named)
+        for path, (line, key, rights) in self._known_keys(account, named):
+            if rights.certificate_authority or named not in (None, key):
                 continue
             try:
                 signature = verify_token(text, key, request.user, self._conversation_id, now)
@@ -251,28 +254,40 @@ class Authenticator:
             log.info(f"Authentication tried for {account.name} with correct key but {reason}")
         return nothing
 
+    def _named_key(self, token: str, now: float) -> PublicKey | None:
+        """The key that the client says it has, and has; None if it does not say."""
+        blob = key_in(token)
+        if blob is None:
+            return None
+        key = PublicKey(blob)
+        verify_token(token, key, self.user or "", self._conversation_id, now)
+        return key
+
+    def _known_keys(self, account: Account, named: PublicKey | None) -> Iterator[FoundKey]:
+        """Those in files first; a program is asked only if they are not enough."""
+        yield from authorized_keys(account, self._config)
+        command = self._config.authorized_keys_command
+        if command is not None and self.is_valid:
+            yield from keys_in(command, ask_for_keys(self._requester(account), named, named))
+
+    def _requester(self, account: Account) -> Requester:
+        return Requester(account, self._config, self._connection)
+
     def _weigh_certificate(
         self, account: Account, token: str, blob: bytes, now: float
     ) -> Evidence:
         """Not the key itself is known here, but who vouches for it."""
-        try:
-            certificate = parse_certificate(blob)
-            signature = verify_token(
-                token, certificate.key, self.user or "", self._conversation_id, now
-            )
-        except (KeyFormatError, TokenRefused) as error:
-            log.debug(f"certificate: {error}", log.DEBUG2)
-            return Evidence("publickey", False)
+        certificate = parse_certificate(blob)
+        signature = verify_token(
+            token, certificate.key, self.user or "", self._conversation_id, now
+        )
         evidence = Evidence("publickey", False, certificate.public, certificate=certificate)
         if reason := self._certificate_refusal(certificate):
             log.info(f"refusing {certificate.kind_name} key: {reason}")
             return evidence
         if not self.is_valid or self._is_certificate_revoked(certificate):
             return evidence
-        login = CertificateLogin(
-            certificate, account, self._config, self._connection.peer_address, now
-        )
-        rights = login.find_rights()
+        rights = CertificateLogin(certificate, self._requester(account), now).find_rights()
         if rights is None:
             return evidence
         evidence = evidence._replace(is_good=True, key_rights=rights)

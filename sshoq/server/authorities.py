@@ -6,6 +6,7 @@ sshd's order, words and doubts. That its holder has the key is proven before any
 
 import contextlib
 import os
+from collections.abc import Iterable, Iterator
 
 from sshoq.auth.authorized_keys import MAX_FILE, KeyRights, OptionError, RefusedLine
 from sshoq.auth.certificate_rights import (
@@ -20,10 +21,16 @@ from sshoq.auth.keys import KeyFormatError, PublicKey, parse_public_key
 from sshoq.auth.ssh_certificates import Certificate
 from sshoq.config.patterns import AddressListError, match_cidr_list
 from sshoq.server import log
-from sshoq.server.account import Account, host_matches
-from sshoq.server.config import LoginConfig
+from sshoq.server.account import host_matches
+from sshoq.server.key_commands import Requester, ask_for_keys, ask_for_principals
 from sshoq.server.login import acting_as
-from sshoq.server.user_keys import authorized_keys, expand_file, read_key_file
+from sshoq.server.user_keys import (
+    FoundKey,
+    authorized_keys,
+    expand_file,
+    keys_in,
+    read_key_file,
+)
 
 
 def refusal_of(rights: KeyRights, address: str, now: float) -> str | None:
@@ -48,31 +55,35 @@ def _is_within(address: str, networks: str) -> bool:
 class CertificateLogin:
     """One certificate that wants into one account, now, from one address."""
 
-    def __init__(
-        self,
-        certificate: Certificate,
-        account: Account,
-        config: LoginConfig,
-        address: str,
-        now: float,
-    ) -> None:
+    def __init__(self, certificate: Certificate, requester: Requester, now: float) -> None:
         self._certificate = certificate
-        self._account = account
-        self._config = config
-        self._address = address
+        self._requester = requester
+        self._account = requester.account
+        self._config = config = requester.config
+        self._address = requester.connection.peer_address
         self._now = now
         fingerprint = certificate.authority.fingerprint(config.fingerprint_hash.lower())
         self._authority = f"{certificate.authority.kind.name} {fingerprint}"
 
     def find_rights(self) -> KeyRights | None:
         """What the first allows that vouches for it; None if nobody does. The log tells why."""
-        for path, entry in authorized_keys(self._account, self._config):
+        rights = self._weigh_lines(authorized_keys(self._account, self._config))
+        trusted = self._config.trusted_user_ca_keys
+        if rights is None and trusted is not None:
+            rights = self._weigh_trust(trusted)
+        command = self._config.authorized_keys_command
+        if rights is None and command is not None:
+            said = ask_for_keys(self._requester, self._certificate.public, self._certificate.key)
+            rights = self._weigh_lines(keys_in(command, said))
+        return rights
+
+    def _weigh_lines(self, found: Iterable[FoundKey]) -> KeyRights | None:
+        for path, entry in found:
             if entry.rights.certificate_authority and entry.key == self._certificate.authority:
                 rights = self._weigh_line(f"{path}:{entry.line}", entry.rights)
                 if rights is not None:
                     return rights
-        trusted = self._config.trusted_user_ca_keys
-        return None if trusted is None else self._weigh_trust(trusted)
+        return None
 
     def _weigh_line(self, place: str, line: KeyRights) -> KeyRights | None:
         """A line with cert-authority in the user's files."""
@@ -88,15 +99,15 @@ class CertificateLogin:
         return rights
 
     def _weigh_trust(self, path: str) -> KeyRights | None:
-        """TrustedUserCAKeys, and AuthorizedPrincipalsFile if there is one."""
+        """TrustedUserCAKeys, and the list of principals if there is one."""
         if self._certificate.authority not in _keys_in(path):
             log.debug(f"CA {self._authority} is not listed in {path}")
             return None
         try:
-            if self._config.authorized_principals_file is None:
+            if not self._has_list_of_principals:
                 rights = self._join("cert", None, None)
             else:
-                principal = self._find_principal(self._config.authorized_principals_file)
+                principal = self._find_principal(self._lists_of_principals())
                 rights = self._join("principals", principal.rights, frozenset((principal.name,)))
         except (CertificateRefused, OptionError) as error:
             log.error(str(error))
@@ -105,19 +116,36 @@ class CertificateLogin:
         self._log_accepted(f"signed by {kind} CA {fingerprint} via {path}")
         return rights
 
-    def _find_principal(self, name: str) -> Principal:
-        """The first line of the account's file that names one of the certificate's principals."""
-        path = expand_file(name, self._account)
-        with acting_as(self._account):
-            content = read_key_file(
-                path, self._account, strict=self._config.strict_modes, what="principals"
-            )
-        for entry in read_principals(content):
-            if isinstance(entry, RefusedLine):
-                log.debug(f"{path}:{entry.line}: {entry.reason}")
-            elif entry.name in self._certificate.principals:
-                log.debug(f'{path}:{entry.line}: matched principal "{entry.name}"', log.DEBUG3)
-                return entry
+    @property
+    def _has_list_of_principals(self) -> bool:
+        config = self._config
+        by_file = config.authorized_principals_file is not None
+        return by_file or config.authorized_principals_command is not None
+
+    def _lists_of_principals(self) -> Iterator[tuple[str, bytes]]:
+        """Those of the account's file, and those that a program knows."""
+        name, command = (
+            self._config.authorized_principals_file,
+            self._config.authorized_principals_command,
+        )
+        if name is not None:
+            path = expand_file(name, self._account)
+            strict = self._config.strict_modes
+            with acting_as(self._account):
+                content = read_key_file(path, self._account, strict=strict, what="principals")
+            yield path, content
+        if command is not None:
+            yield command, ask_for_principals(self._requester, self._certificate)
+
+    def _find_principal(self, lists: Iterable[tuple[str, bytes]]) -> Principal:
+        """The first line that names one of the certificate's principals."""
+        for path, content in lists:
+            for entry in read_principals(content):
+                if isinstance(entry, RefusedLine):
+                    log.debug(f"{path}:{entry.line}: {entry.reason}")
+                elif entry.name in self._certificate.principals:
+                    log.debug(f'{path}:{entry.line}: matched principal "{entry.name}"', log.DEBUG3)
+                    return entry
         raise CertificateRefused("Certificate does not contain an authorized principal")
 
     def _join(

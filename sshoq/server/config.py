@@ -112,7 +112,11 @@ class Options:
     """Of keywords.TOKEN_DEMANDS."""
     trusted_user_ca_keys: str | None
     authorized_principals_file: str | None
-    """Tokens not expanded."""
+    """Tokens not expanded, here as in what follows."""
+    authorized_keys_command: str | None
+    authorized_keys_command_user: str | None
+    authorized_principals_command: str | None
+    authorized_principals_command_user: str | None
     ca_signature_algorithms: str
     required_rsa_size: int
     fingerprint_hash: str
@@ -637,6 +641,11 @@ def _check_whole(config: ServerConfig) -> None:
     """What no single line shows."""
     if (config.certificate is None) != (config.certificate_key is None):
         raise ConfigError(["Certificate and CertificateKey must be given together"])
+    for name in ("AuthorizedKeysCommand", "AuthorizedPrincipalsCommand"):
+        attribute = KEYWORDS[ascii_lower(name)].attribute
+        command, user = getattr(config, attribute), getattr(config, f"{attribute}_user")
+        if command is not None and user is None:
+            raise ConfigError([f"{name} set without {name}User"])
     methods = config.authentication_methods
     if methods != ("any",):
         usable = _with_methods(dict(config.__dict__))

@@ -171,6 +171,7 @@ FILES = Kind(
     _word(lambda text: (_absolute(text),), "missing file name."), lambda paths: list(paths), APPEND
 )
 TEXT = Kind(_word(str, "missing argument."), _show_text)
+USER = Kind(_word(_none_or(str), "missing argument."), _show_text)
 
 
 def _port(text: str) -> int:
@@ -497,6 +498,12 @@ def _parse_command(line: Line) -> str | None:
     return None if line.raw.lower() == "none" else line.raw
 
 
+def _parse_absolute_command(line: Line) -> str | None:
+    if not line.raw.startswith("/") and ascii_lower(line.raw) != "none":
+        raise BadValue(f"{line.keyword} must be an absolute path")
+    return _parse_command(line)
+
+
 _METHODS = ("publickey", "password", "keyboard-interactive", "hostbased", "gssapi-with-mic")
 
 
@@ -535,6 +542,7 @@ def _parse_demands(line: Line) -> tuple[str, ...]:
 
 
 COMMAND = Kind(_parse_command, _show_text, single=False, whole_line=True)
+ABSOLUTE_COMMAND = Kind(_parse_absolute_command, _show_text, single=False, whole_line=True)
 DEMANDS = Kind(_parse_demands, lambda names: _joined(names or ("none",)), single=False)
 PATTERNS = Kind(_parse_patterns, _items, APPEND, single=False)
 NAMES = Kind(_parse_accepted_names, _items, APPEND, single=False)
@@ -708,6 +716,10 @@ _ROWS = [
     _row("TrustedUserCAKeys", FILE, None, MATCH),
     _row("RevokedKeys", FILE, None, MATCH),
     _row("AuthorizedPrincipalsFile", PATH, None, MATCH),
+    _row("AuthorizedKeysCommand", ABSOLUTE_COMMAND, None, MATCH),
+    _row("AuthorizedKeysCommandUser", USER, None, MATCH),
+    _row("AuthorizedPrincipalsCommand", ABSOLUTE_COMMAND, None, MATCH),
+    _row("AuthorizedPrincipalsCommandUser", USER, None, MATCH),
     _row("CASignatureAlgorithms", CA_ALGORITHMS, CA_SIGNATURES, MATCH),
     _row("HostKeyAlgorithms", ALGORITHMS, DEFAULT_KEYS, GLOBAL),
     _row("PubkeyAcceptedAlgorithms", ALGORITHMS, DEFAULT_KEYS, MATCH),
@@ -739,8 +751,6 @@ _ROWS = [
     _row("CertificateKey", FILE, None, GLOBAL),
     _row("DisableSFTP", FLAG, False, MATCH),
     # Limits that are not enforced.
-    _row("AuthorizedKeysCommand", UNSET, None, MATCH, REFUSED),
-    _row("AuthorizedPrincipalsCommand", UNSET, None, MATCH, REFUSED),
     _row("ChannelTimeout", UNSET, None, MATCH, REFUSED),
     _row("UnusedConnectionTimeout", UNSET, None, MATCH, REFUSED),
     _row("RDomain", UNSET, None, MATCH, REFUSED),
@@ -749,8 +759,6 @@ _ROWS = [
     *[
         _row(name, IGNORED, None, in_match, VOID)
         for name, in_match in (
-            ("AuthorizedKeysCommandUser", MATCH),
-            ("AuthorizedPrincipalsCommandUser", MATCH),
             ("Ciphers", GLOBAL),
             ("Compression", GLOBAL),
             ("DebianBanner", GLOBAL),

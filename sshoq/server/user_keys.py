@@ -73,11 +73,15 @@ def authorized_keys(account: Account, config: LoginConfig) -> Iterator[FoundKey]
             for path in key_files(account, config)
         ]
     for path, content in contents:
-        for identity in read_identities(content):
-            if isinstance(identity, AuthorizedKey):
-                yield FoundKey(path, identity)
-            elif isinstance(identity, RefusedLine):
-                log.debug(f"{path}:{identity.line}: {identity.reason}")
+        yield from keys_in(path, content)
+
+
+def keys_in(path: str, content: bytes) -> Iterator[FoundKey]:
+    for identity in read_identities(content):
+        if isinstance(identity, AuthorizedKey):
+            yield FoundKey(path, identity)
+        elif isinstance(identity, RefusedLine):
+            log.debug(f"{path}:{identity.line}: {identity.reason}")
 
 
 def read_key_file(path: str, account: Account, *, strict: bool, what: str = "keys") -> bytes:

@@ -34,7 +34,6 @@ ClientFactory = Callable[..., Client]
 NOT_YET = {
     "TestJump": "jump hosts are not there yet",
     "TestSharing": "connection sharing is not there yet",
-    "test_a_command_may_name_the_keys": "AuthorizedKeysCommand is refused at the start",
 }
 
 

@@ -214,6 +214,24 @@ class TestPrincipals:
         key = authority.make("k", principal="staff")
         assert connect(server, fresh_account, key=key).run("true").returncode == status
 
+    @pytest.mark.parametrize(("said", "status"), [("staff", 0), ("other", 255)])
+    def test_a_program_may_say_it(
+        self,
+        programs: Programs,
+        start_server: ServerFactory,
+        connect: ClientFactory,
+        account: Account,
+        authority: Authority,
+        said: str,
+        status: int,
+    ) -> None:
+        trust = f"TrustedUserCAKeys {authority.public}"
+        program = f"AuthorizedPrincipalsCommand /bin/echo {said}"
+        user = "AuthorizedPrincipalsCommandUser nobody"
+        server = start_server(programs, [trust, program, user])
+        key = authority.make("k", principal="staff")
+        assert connect(server, account, key=key).run("true").returncode == status
+
     def test_a_names_options_bind_whoever_bears_it(
         self,
         programs: Programs,
