@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sshoq.auth.keys import KeyFormatError, PublicKey, public_key_from_object
 from sshoq.auth.private_keys import PrivateKey
+from sshoq.der import DerError, subject_key
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate, CertificateBuilder, DNSName, IPAddress, KeyUsage
@@ -106,22 +107,35 @@ def _serial_number(key: PublicKey) -> int:
 
 
 class Leaf(NamedTuple):
-    """What a server showed first: the key in SSH's form, and whether it vouches for itself."""
+    """What a server showed first, and its key in SSH's form."""
 
+    der: bytes
     key: PublicKey
-    self_signed: bool
+
+    @property
+    def self_signed(self) -> bool:
+        """Whether it vouches for itself. What is no certificate otherwise vouches for nothing."""
+        try:
+            return _is_self_signed(_load_der(self.der))
+        except CertificateError:
+            return False
 
 
 def read_leaf(der: bytes) -> Leaf:
-    """CertificateError if it is no certificate, or of a key that SSH has no form for."""
-    from cryptography.exceptions import UnsupportedAlgorithm
+    """CertificateError if it is no certificate, or of a key that SSH has no form for.
 
-    certificate = _load_der(der)
+    Only the key is read: the rest matters to authorities, and takes a client 20 ms to load.
+    """
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import load_der_public_key
+
     try:
-        key = public_key_from_object(certificate.public_key())
+        key = public_key_from_object(load_der_public_key(subject_key(der)))
+    except DerError as error:
+        raise CertificateError(f"broken certificate: {error}") from None
     except (KeyFormatError, ValueError, UnsupportedAlgorithm) as error:
         raise CertificateError(f"unusable host key: {error}") from None
-    return Leaf(key, _is_self_signed(certificate))
+    return Leaf(der, key)
 
 
 def verify_public_chain(chain: Sequence[bytes], host: str, now: float) -> None:
@@ -136,6 +150,8 @@ def verify_public_chain(chain: Sequence[bytes], host: str, now: float) -> None:
         builder.build_server_verifier(_subject(host)).verify(leaf, others)
     except (VerificationError, ValueError) as error:  # the latter: the host is no name to verify
         raise CertificateError(f"chain does not verify: {error}") from None
+    if public_key_from_object(leaf.public_key()) != read_leaf(chain[0]).key:
+        raise CertificateError("two readings of the certificate give two keys")
 
 
 def _subject(host: str) -> "DNSName | IPAddress":

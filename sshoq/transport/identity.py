@@ -9,7 +9,9 @@ one. Knows nothing of the QUIC library, nor of how the question travels.
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
+
+from sshoq.der import subject_key
 
 Signer = Callable[[bytes, int], bytes]
 """(content, scheme) -> signature, DER for ECDSA. What it raises comes out of `Engine.receive`."""
@@ -63,6 +65,20 @@ class DerCertificate:
         if encoding is not Encoding.DER:
             raise ValueError("only DER is to be had")
         return self._der
+
+
+class PeerCertificate:
+    """A certificate of which the key alone matters here; who vouches for it is judged elsewhere."""
+
+    __slots__ = ("_key",)
+
+    def __init__(self, der: bytes) -> None:
+        """DerError where there is no key in it."""
+        self._key = subject_key(der)
+
+    def public_key(self) -> object:
+        """ValueError or UnsupportedAlgorithm for what is no key, or of no known kind."""
+        return load_der_public_key(self._key)
 
 
 class RemoteKey:

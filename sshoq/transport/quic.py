@@ -11,16 +11,15 @@ and `Engine`, which is all that others see. It knows no socket, no clock and no 
 import hmac
 import logging
 import os
-import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, TextIO, cast
 
-from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from sshoq.der import DerError
 from sshoq.transport.congestion import CONTROLLERS, Controller
 from sshoq.transport.credit import CreditBook, raised
 from sshoq.transport.events import (
@@ -47,6 +46,7 @@ from sshoq.transport.identity import (
     ECDSA_SCHEMES,
     MIN_RSA_BITS,
     ORDER_COUNTS,
+    PeerCertificate,
     RemoteKey,
     ServerIdentity,
     SignatureScheme,
@@ -290,15 +290,11 @@ class _Handshake(tls.Context):
         return [tls.SignatureAlgorithm(key.scheme)] if isinstance(key, RemoteKey) else []
 
     def _set_peer_certificate(self, certificate: tls.Certificate) -> None:
-        with warnings.catch_warnings():
-            # A certificate can be odd in ways that are worth a warning to a developer, not to a
-            # user.
-            warnings.simplefilter("ignore")
-            try:
-                super()._set_peer_certificate(certificate)
-            except x509.InvalidVersion as error:  # not a ValueError
-                raise tls.AlertBadCertificate(str(error)) from error
         self.peer_chain = [der for der, _ in certificate.certificates]
+        try:
+            self._peer_certificate = PeerCertificate(self.peer_chain[0])  # type: ignore[assignment]  # only its key is asked for
+        except DerError as error:
+            raise tls.AlertBadCertificate(str(error)) from error
 
     def _check_certificate_verify_signature(self, verify: tls.CertificateVerify) -> None:
         if verify.algorithm == ORDER_COUNTS:
