@@ -140,9 +140,13 @@ class PublicKey:
         return f"{self.algorithm} {self.base64} {self.comment}".rstrip()
 
     def digest(self, hash_name: str = "sha256") -> bytes:
-        import hashlib
+        # Who has keys has cryptography loaded; hashlib would load a second OpenSSL.
+        from cryptography.hazmat.primitives import hashes
 
-        return hashlib.new(hash_name, self.blob, usedforsecurity=False).digest()
+        algorithm: hashes.HashAlgorithm = getattr(hashes, hash_name.upper())()
+        state = hashes.Hash(algorithm)
+        state.update(self.blob)
+        return state.finalize()
 
     def fingerprint(self, hash_name: str = "sha256") -> str:
         """As `ssh-keygen -l` prints it: ``SHA256:…`` in base64, ``MD5:…`` in hexadecimal."""

@@ -6,16 +6,17 @@ alone, cheaply, and are never longer than what they answer. Knows neither socket
 library.
 """
 
-import hmac
 import os
 import struct
 from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import ECB
+from cryptography.hazmat.primitives.hmac import HMAC
 
 from sshoq.wire import Reader, WireError, varint
 
@@ -173,7 +174,14 @@ def reset_token(key: bytes, connection_id: bytes) -> bytes:
     """The secret that ends the connection of that ID; who has lost the connection can still make
     it.
     """
-    return hmac.digest(key, connection_id, "sha256")[:RESET_TOKEN_LENGTH]
+    return _hmac_sha256(key, connection_id)[:RESET_TOKEN_LENGTH]
+
+
+def _hmac_sha256(key: bytes, data: bytes) -> bytes:
+    """By cryptography, which is there: Python's own would load another OpenSSL."""
+    state = HMAC(key, hashes.SHA256())
+    state.update(data)
+    return state.finalize()
 
 
 def stateless_reset(key: bytes, connection_id: bytes, length: int) -> bytes | None:
@@ -215,7 +223,7 @@ def _protect_initial(head: PacketHead, header: bytearray, payload: bytes) -> byt
     """Packet number 0 under the server's initial keys (RFC 9001 5.2), which anybody can derive."""
     assert head.version is not None
     salt, prefix = _INITIAL_SALTS[head.version]
-    extracted = hmac.digest(bytes.fromhex(salt), head.destination_cid, "sha256")
+    extracted = _hmac_sha256(bytes.fromhex(salt), head.destination_cid)
     secret = _expand_label(extracted, "server in", 32)
     key, nonce, mask_key = (
         _expand_label(secret, f"{prefix} {name}", size)
@@ -233,7 +241,7 @@ def _expand_label(secret: bytes, label: str, size: int) -> bytes:
     """HKDF-Expand-Label of RFC 8446 7.1 with SHA-256, for what one block of it gives."""
     name = f"tls13 {label}".encode()
     info = struct.pack("!HB", size, len(name)) + name + b"\0\1"
-    return hmac.digest(secret, info, "sha256")[:size]
+    return _hmac_sha256(secret, info)[:size]
 
 
 # ------------------------------------------------------------------------------- Retry
