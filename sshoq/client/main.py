@@ -5,6 +5,7 @@ where it is first needed, and everything heavy while the first packets travel. `
 are over before any of that.
 """
 
+import gc
 import os
 import sys
 
@@ -25,6 +26,7 @@ def main() -> int:
     """The program: the exit status of an answer. After a session it ends the process itself, since
     taking an interpreter down with all that is loaded then costs 10 ms.
     """
+    gc.disable()  # a start makes no garbage
     undo_locale_coercion()
     invocation = Invocation("answer")
     try:
@@ -144,6 +146,7 @@ class Run:
             self._refuse_unsupported()
         targets = self._resolve()
         background = self._fork()
+        self._load_engine()
         wish = self._link_wish()
         first = self._launch(targets[0], wish)
         return self._go_online(targets, wish, first, background)
@@ -170,6 +173,15 @@ class Run:
         from sshoq.client.background import fork_with_waiting_parent
 
         return fork_with_waiting_parent()
+
+    def _load_engine(self) -> None:
+        """The most expensive part of the start, so only as far as it takes to begin."""
+        from sshoq.transport.hasty_dataclasses import hasty_dataclasses
+        from sshoq.transport.late_modules import AFTER_THE_FIRST_FLIGHT, put_off
+
+        put_off(AFTER_THE_FIRST_FLIGHT)
+        with hasty_dataclasses():
+            import sshoq.client.first_flight  # noqa: F401
 
     def _link_wish(self) -> "LinkWish":
         from sshoq.client.addresses import BindWish
@@ -233,6 +245,8 @@ class Run:
             background,
             self._note_reached,
         )
+        gc.freeze()  # all that was loaded stays, and need not be looked through again
+        gc.enable()
         try:
             return asyncio.run(go_online(departure))
         except Unreachable as error:

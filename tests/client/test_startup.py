@@ -4,20 +4,27 @@ is added is to be noticed; that one is gone is to be written down here, too.
 
 from __future__ import annotations
 
-import json
+import asyncio
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from tests.client.little_server import client_environment
+from sshoq.auth.certificates import read_leaf
+from sshoq.transport.late_modules import AFTER_THE_FIRST_FLIGHT
+from tests.auth.keyring import make_key
+from tests.client.little_server import client_environment, listening, run_client, say_and_exit
+from tests.link import self_signed
 
 REPORT = """
-import json, sys
+import sys
 before = set(sys.modules)
 from sshoq.client import main
 def report(*ignored):
-    print(json.dumps(sorted(set(sys.modules) - before)))
+    names = set(sys.modules) - before
+    print(*(name for name in names if type(sys.modules[name]).__name__ != "LateModule"))
     raise SystemExit
 """
 
@@ -37,7 +44,7 @@ def loaded(program: str, *words: str) -> set[str]:
         capture_output=True,
         check=True,
     )
-    return set(json.loads(done.stdout))
+    return set(done.stdout.decode().split())
 
 
 ROOT = client_environment()["PYTHONPATH"]
@@ -77,6 +84,7 @@ OURS_BEFORE_FLIGHT = (OURS_BEFORE_ANSWER - {"sshoq.config.dump"}) | {
     "sshoq.client.first_flight",
     "sshoq.client.host_keys",
     "sshoq.client.wishes",
+    "sshoq.der",
     "sshoq.transport",
     "sshoq.transport.congestion",
     "sshoq.transport.credit",
@@ -84,7 +92,9 @@ OURS_BEFORE_FLIGHT = (OURS_BEFORE_ANSWER - {"sshoq.config.dump"}) | {
     "sshoq.transport.fast_receive",
     "sshoq.transport.fast_send",
     "sshoq.transport.frames",
+    "sshoq.transport.hasty_dataclasses",
     "sshoq.transport.identity",
+    "sshoq.transport.late_modules",
     "sshoq.transport.number_ranges",
     "sshoq.transport.pacing",
     "sshoq.transport.packets",
@@ -97,6 +107,16 @@ OURS_BEFORE_FLIGHT = (OURS_BEFORE_ANSWER - {"sshoq.config.dump"}) | {
     "sshoq.transport.udp",
     "sshoq.wire",
 }
+
+# Of Python itself, without those that only other modules of its own use (with an underscore).
+PYTHONS_BEFORE_FLIGHT = {
+    "array", "atexit", "binascii", "bisect", "collections", "contextlib", "copyreg", "enum",
+    "errno", "functools", "gc", "importlib", "ipaddress", "itertools", "keyword", "logging",
+    "math", "operator", "pwd", "re", "reprlib", "select", "selectors", "signal", "socket",
+    "string", "struct", "threading", "types", "typing", "warnings", "weakref",
+}  # fmt: skip
+
+OTHERS_BEFORE_FLIGHT = {"aioquic", "cryptography"}
 
 TOO_SLOW_FOR_AN_ANSWER = {
     "aioquic", "argparse", "asyncio", "cryptography", "dataclasses", "enum", "inspect", "logging",
@@ -122,3 +142,43 @@ def test_first_flight_leaves_before_the_rest_is_loaded() -> None:
     modules = loaded(FLIGHT, "-o", "Transport=quic", "127.0.0.1")
     assert not modules & LOADED_IN_THE_AIR
     assert {name for name in modules if name.startswith("sshoq")} == OURS_BEFORE_FLIGHT
+    assert not modules & set(AFTER_THE_FIRST_FLIGHT)
+    libraries = {name.partition(".")[0] for name in modules} - {"sshoq"}
+    public = {name for name in libraries if not name.startswith("_")}
+    assert public <= PYTHONS_BEFORE_FLIGHT | OTHERS_BEFORE_FLIGHT
+
+
+# Late modules leave no trace of their own, but the modules that they import do.
+NEVER_IN_A_SESSION = {
+    "_ssl": "ssl",
+    "_hashlib": "hashlib, hmac",
+    "certifi": "the library's way to verify chains",
+    "cryptography.hazmat.primitives.serialization.ssh": "key files, but for those with Ed25519",
+    "cryptography.x509.name": "what authorities vouch for",
+    "dataclasses": "for the library's classes",
+    "dis": "inspect",
+    "json.decoder": "json",
+}
+
+
+def test_a_plain_session_never_loads_some(tmp_path: Path) -> None:
+    """With a host that is known and a key that lets in."""
+    identity = make_key(tmp_path, "ed25519")
+
+    async def test() -> str:
+        async with listening(serve=say_and_exit(b"hello\n", 0)) as listener:
+            known = tmp_path / "known_hosts"
+            known.write_text(f"[127.0.0.1]:{listener.port} {read_leaf(self_signed()).key.line}\n")
+            result = await run_client(
+                *("-i", str(identity), "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes"),
+                *("-o", f"UserKnownHostsFile={known}", "-o", "StrictHostKeyChecking=yes"),
+                f"alice@127.0.0.1:{listener.port}/secret",
+                "say",
+                environ={"PYTHONPROFILEIMPORTTIME": "1"},
+            )
+        assert (result.status, result.output) == (0, b"hello\n"), result.errors
+        return result.errors
+
+    loaded = set(re.findall(r"^import time:.*\| +(\S+)$", asyncio.run(test()), re.MULTILINE))
+    assert "sshoq.client.session" in loaded
+    assert not loaded & NEVER_IN_A_SESSION.keys()
