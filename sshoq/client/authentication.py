@@ -9,11 +9,18 @@ makes the try and says what came of it.
 import time
 from binascii import b2a_base64
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import NamedTuple
 
 from sshoq.auth.agent import Agent, AgentError, AgentSigner
 from sshoq.auth.keys import KeyFormatError, Signer
-from sshoq.auth.private_keys import KeyFileError, KeyFileSkipped, PrivateKey, load_private_key
+from sshoq.auth.private_keys import (
+    KeyFileError,
+    KeyFileSkipped,
+    PrivateKey,
+    load_private_key,
+    load_public_half,
+)
 from sshoq.auth.token import MAX_TOKEN, build_token
 from sshoq.client.identities import METHODS, Candidate, Wishes, is_usable, signing_candidate
 from sshoq.client.log import Failure, Log
@@ -160,11 +167,7 @@ class Authentication:
     async def _load_with_prompts(self, candidate: Candidate) -> Signer | None:
         def load() -> Signer | None:
             tries = self._wishes.password_prompts
-            known = set(self._loaded)
-            signer = self._load(candidate, self._prompter.secret, tries)
-            for path in self._loaded.keys() - known:
-                self._offer_to_agent(path, self._loaded[path])
-            return signer
+            return self._load(candidate, self._prompter.secret, tries)
 
         return await run_with_prompts(self._prompter, load)
 
@@ -201,25 +204,30 @@ class Authentication:
         if not await attempt(f"Bearer {token}"):
             return False
         self._log.debug(f"Server accepts key: {name}")
+        if self._wishes.add_to_agent[0] != "no" and self._wishes.agent_path is not None:
+            await self._offer_to_agent(signer, self._wishes.agent_path)
         return True
 
-    def _offer_to_agent(self, name: str, key: PrivateKey) -> None:
-        """AddKeysToAgent, for keys that took a passphrase."""
+    async def _offer_to_agent(self, signer: Signer, agent_path: str) -> None:
+        """AddKeysToAgent, for a key out of a file that has proven useful."""
+        for path, key in self._loaded.items():
+            if key is signer:
+                add = partial(self._add_to_agent, path, key, agent_path)
+                await run_with_prompts(self._prompter, add)
+
+    def _add_to_agent(self, path: str, key: PrivateKey, agent_path: str) -> None:
         rule, lifetime = self._wishes.add_to_agent
-        if rule == "no" or self._wishes.agent_path is None:
-            return
-        if rule == "ask" and not self._confirmed(name):
+        comment = _comment_of(path, key)
+        if rule == "ask" and not self._prompter.confirm(f"Add key {path} ({comment}) to agent?"):
+            self._log.debug3("user denied adding this key")
             return
         try:
-            with Agent(self._wishes.agent_path) as agent:
-                agent.add(key, name, lifetime=lifetime, confirm=rule == "confirm")
+            with Agent(agent_path) as agent:
+                agent.add(key, comment, lifetime=lifetime, confirm=rule == "confirm")
         except AgentError as error:
-            self._log.debug(f"could not add identity to agent: {name}: {error}")
+            self._log.debug(f"could not add identity to agent: {path}: {error}")
         else:
-            self._log.debug(f"identity added to agent: {name}")
-
-    def _confirmed(self, name: str) -> bool:
-        return (self._prompter.answer(f"Add key {name} to agent? ") or "").lower() == "yes"
+            self._log.debug(f"identity added to agent: {path}")
 
     # ----- password
 
@@ -242,6 +250,15 @@ class Authentication:
             if await attempt(basic_authorization(self._wishes.user, password)):
                 return True
         return False
+
+
+def _comment_of(path: str, key: PrivateKey) -> str:
+    """An encrypted file does not tell its own to the library; the public half beside it does."""
+    comment = key.public_key.comment
+    if comment in ("", path):
+        public = load_public_half(path)
+        comment = public.comment if public is not None else ""
+    return comment or path
 
 
 def _refuse_to_ask(question: str) -> str | None:

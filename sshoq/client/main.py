@@ -11,7 +11,7 @@ import sys
 
 from sshoq.client.log import FAILED, Failure, Log, write_to_file, write_to_syslog
 from sshoq.config.resolve import Answer, Invocation, resolve
-from sshoq.config.usage import ERROR, UsageError
+from sshoq.config.usage import DEBUG1, ERROR, UsageError
 
 TYPE_CHECKING = False  # what type checkers take for true; "typing" itself costs 3 ms
 if TYPE_CHECKING:
@@ -152,13 +152,17 @@ class Run:
         return self._go_online(targets, wish, first, background)
 
     def _refuse_unsupported(self) -> None:
-        from sshoq.client.wishes import harmlessly_ignored, not_supported
+        from sshoq.client.wishes import not_supported, without_effect, x11_warning
 
         line = not_supported(self._invocation)
         if line is not None:
             raise Failure(line)
-        for line in harmlessly_ignored(self._options):
-            self._log.debug(line)
+        warning = x11_warning(self._invocation, os.environ)
+        if warning is not None:
+            self._log.info(warning)
+        if self._log.level >= DEBUG1:
+            for line in without_effect(self._options):
+                self._log.debug(line)
 
     def _resolve(self) -> "list[HostAddress]":
         from sshoq.client.addresses import resolve_host

@@ -351,6 +351,8 @@ class _Run:
             self._log.error(client.gone.result())
         elif has_terminal:
             self._log.info(f"Connection to {self._options.hostname} closed.")
+        for line in client.describe_traffic():
+            self._log.verbose(line)
         self._log.debug(f"Exit status {-1 if ending.status is None else ending.status}")
         return FAILED if ending.status is None else ending.status
 

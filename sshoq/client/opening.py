@@ -65,6 +65,8 @@ class ClientConversation:
         self.logged_in = False
         self.on_channel: Callable[[Channel], None] = refuse_unasked
         """What is done about a channel that the server opens."""
+        self._udp = flight.udp
+        self._began = loop.time()
         self.conversation = _EagerConversation(
             flight.engine, flight.udp, ConversationState(is_client=True), self
         )
@@ -132,6 +134,16 @@ class ClientConversation:
         """Say goodbye, so that the server need not wait for silence."""
         self.conversation.close(Code.NO_ERROR)
         await self.conversation.over()
+
+    def describe_traffic(self) -> tuple[str, str]:
+        """The two lines that ssh has for it at VERBOSE."""
+        sent, received = self._udp.sent, self._udp.received
+        seconds = asyncio.get_running_loop().time() - self._began
+        rates = [count / max(seconds, 0.001) for count in (sent, received)]
+        return (
+            f"Transferred: sent {sent}, received {received} bytes, in {seconds:.1f} seconds",
+            f"Bytes per second: sent {rates[0]:.1f}, received {rates[1]:.1f}",
+        )
 
     def list_channels(self) -> list[str]:
         """For `~#`."""

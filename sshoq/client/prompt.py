@@ -53,6 +53,17 @@ class Prompter:
         """Something that may be seen, such as yes or no."""
         return self._ask(question, echo=True)
 
+    def confirm(self, question: str) -> bool:
+        """A permission, which ssh asks for with SSH_ASKPASS alone; without it there is none."""
+        if self.batch or not self._may_use_askpass():
+            return False
+        self.asking = True
+        try:
+            answer = self._ask_program(question, hint="confirm")
+        finally:
+            self.asking = False
+        return answer is not None and answer.lower() in ("", "yes")
+
     def _ask(self, question: str, *, echo: bool) -> str | None:
         if self.batch:
             return None
@@ -79,12 +90,16 @@ class Prompter:
         """SSH_ASKPASS_REQUIRE: force needs no display, prefer passes by the terminal, never is
         never.
         """
+        rule = self._askpass_rule()
+        return self._may_use_askpass() and (rule in ("force", "prefer") or not terminal)
+
+    def _may_use_askpass(self) -> bool:
         environ = self._environ
-        rule = environ.get("SSH_ASKPASS_REQUIRE", "").lower()
-        if rule == "force":
-            return True
         display = bool(environ.get("DISPLAY") or environ.get("WAYLAND_DISPLAY"))
-        return rule != "never" and display and (rule == "prefer" or not terminal)
+        return self._askpass_rule() == "force" or (display and self._askpass_rule() != "never")
+
+    def _askpass_rule(self) -> str:
+        return self._environ.get("SSH_ASKPASS_REQUIRE", "").lower()
 
     # ----- the terminal
 
@@ -138,14 +153,20 @@ class Prompter:
 
     # ----- SSH_ASKPASS
 
-    def _ask_program(self, question: str) -> str | None:
+    def _ask_program(self, question: str, hint: str | None = None) -> str | None:
         """The first line of what the program prints. An exit status other than 0 is a refusal."""
         import subprocess
 
         program = self._environ.get("SSH_ASKPASS") or DEFAULT_ASKPASS
+        environ = None
+        if hint is not None:
+            environ = {**os.environ, **self._environ, "SSH_ASKPASS_PROMPT": hint}
         try:
             child = subprocess.Popen(
-                [program, question], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+                [program, question],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                env=environ,
             )
         except OSError:
             return None

@@ -8,15 +8,24 @@ import os
 from collections.abc import Mapping
 
 from sshoq.client.log import Failure
-from sshoq.config.keywords import DEFAULT_IDENTITIES
+from sshoq.config.keywords import (
+    ACCEPTED,
+    DEFAULT_IDENTITIES,
+    KEYS_CHANGE,
+    NOT_BUILT,
+    ROWS,
+    TLS,
+)
 from sshoq.config.options import Options
 from sshoq.config.patterns import match_pattern
-from sshoq.config.resolve import Invocation
+from sshoq.config.resolve import Invocation, default_of
 from sshoq.config.tokens import ExpansionError, Tokens, expand
 
 MAX_NAME = 256
 MAX_VALUE = 16384
 """Longer variables are not sent: the protocol has no room for them."""
+
+_NOTHING_FOLLOWS = (ACCEPTED, KEYS_CHANGE, NOT_BUILT, TLS)
 
 _NOT_YET = "{} is not supported yet by sshoq"
 
@@ -40,7 +49,7 @@ def not_supported(invocation: Invocation) -> str | None:
         "-use-oidc": options.use_oidc is not None,
     }
     words = invocation.ssh_arguments or ()
-    asked |= {letter: letter in words for letter in ("-X", "-Y", "-M")}
+    asked |= {letter: letter in words for letter in ("-M",)}
     name = next((name for name, wanted in asked.items() if wanted), None)
     return None if name is None else _NOT_YET.format(name)
 
@@ -53,18 +62,26 @@ def _leads_here(invocation: Invocation) -> bool:
     return invocation.action == "stdio" or runs_us
 
 
-def harmlessly_ignored(options: Options) -> list[str]:
-    """What a configuration file may wish for every host, and what is left out without harm."""
-    ignored = {
-        "ForwardX11": options.forward_x11,
-        "ControlMaster": options.control_master != "no",
-        "GSSAPIAuthentication": options.gssapi_authentication,
-        "HostbasedAuthentication": options.hostbased_authentication,
-        "Compression": options.compression == "yes",
-        "ChannelTimeout": bool(options.channel_timeouts),
-        "VerifyHostKeyDNS": options.verify_host_key_dns != "no",
-    }
-    return [f"{name} is not supported yet by sshoq, ignored" for name, on in ignored.items() if on]
+def x11_warning(invocation: Invocation, environ: Mapping[str, str]) -> str | None:
+    """For who asks for X11 on the command line and has a display; ssh, too, goes on without."""
+    words = invocation.ssh_arguments or ()
+    if not invocation.options.forward_x11 or not environ.get("DISPLAY"):
+        return None
+    if "-X" not in words and "-Y" not in words:
+        return None
+    return "Warning: X11 forwarding is not supported by sshoq; going on without it."
+
+
+def without_effect(options: Options) -> list[str]:
+    """A line for -v for each wish that comes to nothing, though it was said and understood."""
+    lines = []
+    for row in ROWS:
+        wished = getattr(options, row.attribute)
+        if row.quic in _NOTHING_FOLLOWS and wished not in (None, default_of(row)):
+            lines.append(f"{row.name}: {row.quic}")
+    if options.control_master != "no":
+        lines.append("ControlMaster: not supported yet, ignored")
+    return lines
 
 
 # --------------------------------------------------------------------------- authentication

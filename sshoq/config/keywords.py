@@ -19,7 +19,9 @@ MAX_IDENTITIES = 100
 # What a keyword means when the bytes below are QUIC's.
 SAME = "same"
 ACCEPTED = "accepted, no effect"
+NOT_BUILT = "not supported, ignored"
 TLS = "checked; TLS 1.3 chooses"
+KEYS_CHANGE = "QUIC changes its keys by itself"
 REFUSED = "refused when switched on"
 QUIC = "SSHOQ's own"
 
@@ -193,9 +195,9 @@ ROWS = (
     Keyword("FingerprintHash", "fingerprint_hash", _v.digest, "SHA256"),
     Keyword("ForkAfterAuthentication", "fork_after_authentication", _v.flag, False),
     Keyword("ForwardAgent", "forward_agent", _v.forward_agent, False, keep_forward_agent),
-    Keyword("ForwardX11", "forward_x11", _v.flag, False),
-    Keyword("ForwardX11Timeout", "forward_x11_timeout", _v.seconds, 1200),
-    Keyword("ForwardX11Trusted", "forward_x11_trusted", _v.flag, False),
+    Keyword("ForwardX11", "forward_x11", _v.flag, False, quic=NOT_BUILT),
+    Keyword("ForwardX11Timeout", "forward_x11_timeout", _v.seconds, 1200, quic=NOT_BUILT),
+    Keyword("ForwardX11Trusted", "forward_x11_trusted", _v.flag, False, quic=NOT_BUILT),
     Keyword("GatewayPorts", "gateway_ports", _v.flag, False),
     Keyword("GlobalKnownHostsFile", "global_known_hosts_files", _v.host_files, SYSTEM_KNOWN_HOSTS),
     Keyword("GSSAPIAuthentication", "gssapi_authentication", _v.flag, False, quic=ACCEPTED),
@@ -221,7 +223,13 @@ ROWS = (
     Keyword("IdentityFile", "identity_files", read_identity, (), keep_identity),
     Keyword("IgnoreUnknown", "ignore_unknown", _v.text),
     Keyword("IPQoS", "ip_qos", _v.qos, (_v.DSCP["ef"], _v.DSCP["cs0"])),
-    Keyword("KbdInteractiveAuthentication", "kbd_interactive_authentication", _v.flag, True),
+    Keyword(
+        "KbdInteractiveAuthentication",
+        "kbd_interactive_authentication",
+        _v.flag,
+        True,
+        quic=ACCEPTED,
+    ),
     Keyword("KbdInteractiveDevices", "kbd_interactive_devices", _v.text, quic=ACCEPTED),
     Keyword("KexAlgorithms", "kex_algorithms", KEX, quic=TLS),
     Keyword("KnownHostsCommand", "known_hosts_command", _v.command),
@@ -258,13 +266,15 @@ ROWS = (
     ),
     Keyword("QUICPort", "quic_port", _v.port, quic=QUIC),
     Keyword("RefuseConnection", "refuse_connection", refuse_connection),
-    Keyword("RekeyLimit", "rekey_limit", _v.rekey_limit, 0, keep_rekey_limit, "key update"),
+    Keyword("RekeyLimit", "rekey_limit", _v.rekey_limit, 0, keep_rekey_limit, KEYS_CHANGE),
     Keyword("RemoteCommand", "remote_command", _v.command),
     Keyword("RemoteForward", "remote_forwards", _v.forwarding(remote=True), (), collect),
     Keyword("RequestTTY", "request_tty", _v.yes_no_or(force="force", auto="auto"), "auto"),
     Keyword("RequiredRSASize", "required_rsa_size", _v.integer, 1024),
     Keyword("RevokedHostKeys", "revoked_host_keys", _v.word_list(), ()),
-    Keyword("SecurityKeyProvider", "security_key_provider", _v.text, "internal"),
+    Keyword(
+        "SecurityKeyProvider", "security_key_provider", _v.text, "internal", quic=ACCEPTED
+    ),
     Keyword("SendEnv", "send_env", _v.sent_variables, (), keep_sent_variables),
     Keyword("ServerAliveCountMax", "server_alive_count_max", _v.integer, 3),
     Keyword("ServerAliveInterval", "server_alive_interval", _v.seconds, 0, quic="PING frames"),
@@ -312,10 +322,10 @@ ROWS = (
     Keyword("User", "user", _v.text),
     Keyword("UserKnownHostsFile", "user_known_hosts_files", _v.host_files, USER_KNOWN_HOSTS),
     Keyword("VerifyHostKeyDNS", "verify_host_key_dns", YES_NO_ASK, "no", quic=ACCEPTED),
-    Keyword("VersionAddendum", "version_addendum", _v.raw_text),
+    Keyword("VersionAddendum", "version_addendum", _v.raw_text, quic=ACCEPTED),
     Keyword("VisualHostKey", "visual_host_key", _v.flag, False),
     Keyword("WarnWeakCrypto", "warn_weak_crypto", _v.yes_no_or(no_pq_kex="no-pq-kex"), "yes"),
-    Keyword("XAuthLocation", "xauth_location", _v.text, "/usr/bin/xauth"),
+    Keyword("XAuthLocation", "xauth_location", _v.text, "/usr/bin/xauth", quic=NOT_BUILT),
 )
 
 KEYWORDS = {row.name.lower(): row for row in ROWS}

@@ -22,6 +22,7 @@ from sshoq.config.keywords import (
     KEYWORDS,
     ROWS,
     USER_KNOWN_HOSTS,
+    Keyword,
     Settings,
 )
 from sshoq.config.lexer import ConfigSyntaxError, ascii_lower
@@ -441,6 +442,16 @@ class Resolution:
             invocation.action = "answer"
             invocation.answer = Answer(dump_options(invocation), self.notes.lines)
         invocation.notes = tuple(self.notes.lines)
+
+
+def default_of(row: Keyword) -> object:
+    """What the keyword comes to when nobody says anything about it."""
+    for attribute, _, names, _ in _ALGORITHM_LISTS:
+        if attribute == row.attribute:
+            return ",".join(names)
+    if row.attribute == "gssapi_kex_algorithms":
+        return algorithms.DEFAULT_GSS_KEX
+    return row.default
 
 
 _KEY_LISTS = (algorithms.DEFAULT_KEYS, algorithms.SIGNATURE_KEYS)

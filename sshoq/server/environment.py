@@ -63,7 +63,7 @@ def build_environment(sources: EnvironmentSources) -> dict[bytes, bytes]:
     put("MAIL", f"/var/mail/{account.name}" if sources.mail else None)
     put("SHELL", account.login_shell)
     put("TZ", sources.time_zone)
-    put("TERM", sources.terminal)
+    put("TERM", sources.terminal or None)  # a terminal without a name is none to speak of
     put("SSH_AUTH_SOCK", sources.agent_socket)
     environment.update(dict(reversed(sources.key)))
     environment.update(sources.file)

@@ -75,6 +75,8 @@ class UdpSocket:
         self._backlog: deque[tuple[Address | None, bytes]] = deque()
         self._peer = _peer_of(sock)
         self._error: OSError | None = None
+        self.sent = self.received = 0
+        """Bytes that went through the socket."""
 
     @classmethod
     def connect(cls, address: Address, family: int) -> "UdpSocket":
@@ -119,6 +121,7 @@ class UdpSocket:
         for _ in range(RECEIVE_ROUNDS):
             try:
                 size, ancillary, _, sender = self.socket.recvmsg_into([self._buffer], _ANCILLARY)
+                self.received += size
             except (BlockingIOError, InterruptedError):
                 break
             except OSError as error:
@@ -215,9 +218,9 @@ class UdpSocket:
         self, run: Sequence[bytes], control: list[tuple[int, int, bytes]], target: Address | None
     ) -> None:
         if target is None:
-            self.socket.sendmsg(run, control)
+            self.sent += self.socket.sendmsg(run, control)
         else:
-            self.socket.sendmsg(run, control, 0, target)
+            self.sent += self.socket.sendmsg(run, control, 0, target)
 
 
 class UdpTransport:

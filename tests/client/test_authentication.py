@@ -45,6 +45,7 @@ class Scene:
         self.accepts: set[str] = set()
         self.offers: tuple[str, ...] | None = None
         self.was_asked = False
+        self.permits = False
         self.log = Log(DEBUG3, lambda level, line: self.lines.append(line))
 
     def make_key(self, name: str, kind: str = "ed25519", passphrase: str = "") -> str:
@@ -100,6 +101,10 @@ class ScriptedPrompter(Prompter):
     def _ask(self, question: str, *, echo: bool) -> str | None:
         self._scene.questions.append(question)
         return self._scene.answers.pop(0) if self._scene.answers else None
+
+    def confirm(self, question: str) -> bool:
+        self._scene.questions.append(question)
+        return self._scene.permits
 
 
 def _signature(token: str) -> bytes:
@@ -331,6 +336,24 @@ def test_passphrase_key_is_added_to_the_agent_if_wanted(scene: Scene, agent: str
     public = load_public_half(locked)
     assert public is not None
     assert held_by(agent) == [public.base64]
+
+
+@pytest.mark.parametrize(
+    ("rule", "is_permitted", "held"),
+    [("yes", False, True), ("no", True, False), ("ask", True, True), ("ask", False, False),
+     ("confirm", False, True)],
+)  # fmt: skip
+def test_key_that_lets_in_is_added_to_the_agent_as_wished(
+    scene: Scene, agent: str, rule: str, is_permitted: bool, held: bool
+) -> None:
+    refused, key = scene.make_key("refused"), scene.make_key("key")
+    scene.accepts, scene.permits = {"key"}, is_permitted
+    scene.run(wishes(refused, key, agent_path=agent, add_to_agent=(rule, 0)))
+    public = load_public_half(key)
+    assert public is not None
+    assert held_by(agent) == ([public.base64] if held else [])
+    question = f"Add key {key} ({public.comment}) to agent?"
+    assert scene.questions == ([question] if rule == "ask" else [])
 
 
 def test_open_key_file_is_ignored_with_a_warning(scene: Scene) -> None:

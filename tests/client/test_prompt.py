@@ -125,6 +125,34 @@ def test_askpass_before_a_terminal(tty: Tty, askpass: str, rule: str) -> None:
     assert Prompter(environ, tty=tty.path).answer("Yes?") == "program: Yes?"
 
 
+@pytest.fixture
+def permit(tmp_path: Path) -> str:
+    """Says what ANSWER has, to questions for a permission alone."""
+    path = tmp_path / "permit"
+    path.write_text('#!/bin/sh\n[ "$SSH_ASKPASS_PROMPT" = confirm ] || exit 1\necho "$ANSWER"\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_permitted"), [("yes", True), ("", True), ("YES", True), ("no", False)]
+)
+def test_permission_is_asked_for_by_askpass(permit: str, answer: str, is_permitted: bool) -> None:
+    environ = {"SSH_ASKPASS": permit, "SSH_ASKPASS_REQUIRE": "force", "ANSWER": answer}
+    assert Prompter(environ, tty=NO_TTY).confirm("May I?") == is_permitted
+
+
+def test_permission_is_not_asked_for_at_a_terminal(tty: Tty, permit: str) -> None:
+    assert not Prompter({"SSH_ASKPASS": permit, "ANSWER": "yes"}, tty=tty.path).confirm("May I?")
+    environ = {"SSH_ASKPASS": permit, "DISPLAY": ":0", "ANSWER": "yes"}
+    assert Prompter(environ, tty=tty.path).confirm("May I?")
+
+
+def test_batch_mode_permits_nothing(permit: str) -> None:
+    environ = {"SSH_ASKPASS": permit, "SSH_ASKPASS_REQUIRE": "force", "ANSWER": "yes"}
+    assert not Prompter(environ, tty=NO_TTY, batch=True).confirm("May I?")
+
+
 def test_askpass_that_fails_is_no_answer(
     askpass: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

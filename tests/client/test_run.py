@@ -504,7 +504,6 @@ def test_messages_go_to_the_log_file(tmp_path: Path) -> None:
     ("words", "name"),
     [
         (["-J", "jump"], "-J"),
-        (["-X"], "-X"),
         (["-M"], "-M"),
         (["-O", "check", "-S", "/nonexistent"], "-O"),
         (["-o", "ProxyCommand=nc %h %p"], "ProxyCommand"),

@@ -10,11 +10,12 @@ from sshoq.client.wishes import (
     authentication_methods,
     environment_of,
     escape_character,
-    harmlessly_ignored,
     identity_paths,
     local_command_text,
     not_supported,
     terminal_type,
+    without_effect,
+    x11_warning,
 )
 from sshoq.config.resolve import Invocation, resolve
 from sshoq.config.surroundings import Paths, Surroundings
@@ -102,14 +103,55 @@ def test_local_command_knows_the_tokens() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["ForwardX11 yes", "ControlMaster auto", "Compression yes"]
+    "line",
+    [
+        "ForwardX11 yes",
+        "ControlMaster auto",
+        "Compression yes",
+        "Ciphers aes128-ctr",
+        "MACs hmac-sha2-256",
+        "KexAlgorithms curve25519-sha256",
+        "RekeyLimit 1G",
+        "TCPKeepAlive no",
+        "GSSAPIAuthentication yes",
+        "HostbasedAuthentication yes",
+        "VerifyHostKeyDNS yes",
+        "VersionAddendum hello",
+        "SecurityKeyProvider /lib/x.so",
+        "KbdInteractiveDevices pam",
+    ],
 )
 def test_config_files_may_wish_what_does_no_harm(tmp_path: Path, line: str) -> None:
     config = tmp_path / "config"
     config.write_text(line + "\n")
     asked = invocation(config=config)
     assert not_supported(asked) is None
-    assert [text.split()[0] for text in harmlessly_ignored(asked.options)] == [line.split()[0]]
+    assert [text.split(":")[0] for text in without_effect(asked.options)] == [line.split()[0]]
+
+
+def test_nothing_is_said_of_what_nobody_asked_for() -> None:
+    assert without_effect(invocation().options) == []
+    words = ["-o", "Compression=no", "-o", "TCPKeepAlive=yes", "-o", "GSSAPIAuthentication=no"]
+    assert without_effect(invocation(*words).options) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "display", "is_warned"),
+    [
+        (["-X"], ":0", True),
+        (["-Y"], ":0", True),
+        (["-X"], "", False),
+        (["-X", "-x"], ":0", False),
+        (["-o", "ForwardX11=yes"], ":0", False),
+    ],
+)
+def test_x11_on_the_command_line_is_warned_of(
+    words: list[str], display: str, is_warned: bool
+) -> None:
+    """As ssh, which goes on without where it cannot be had."""
+    asked = invocation(*words)
+    assert not_supported(asked) is None
+    assert (x11_warning(asked, {"DISPLAY": display}) is not None) == is_warned
 
 
 @pytest.mark.parametrize(
