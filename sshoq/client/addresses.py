@@ -24,7 +24,12 @@ class HostAddress(NamedTuple):
 
     @property
     def ip(self) -> str:
+        """The name instead, where only a jump host knows the address."""
         return str(self.address[0])
+
+    @property
+    def known_ip(self) -> str | None:
+        return None if self.family == socket.AF_UNSPEC else self.ip
 
     @property
     def port(self) -> int:

@@ -48,7 +48,11 @@ class Flight(NamedTuple):
 
 def launch(target: HostAddress, wish: LinkWish) -> Flight:
     """Send the first flight to this address. OSError when there is no way there."""
-    udp = UdpSocket(open_socket(target, wish.bind))
+    return launch_on(UdpSocket(open_socket(target, wish.bind)), target, wish)
+
+
+def launch_on(udp: UdpSocket, target: HostAddress, wish: LinkWish) -> Flight:
+    """The same on a socket that is there."""
     now = time.monotonic()
     engine = Engine.client(
         target.address,

@@ -21,12 +21,14 @@ def ask_for_order(options: Options, log: Log) -> bytes:
     return _ask("ORDER", options.host_key_alias or options.hostname, None, options, log)
 
 
-def ask_for_key(options: Options, address: str, key: PublicKey, log: Log) -> bytes:
+def ask_for_key(
+    options: Options, address: str | None, key: PublicKey, log: Log
+) -> bytes:
     """What is known of the host, and of its address if that is checked, too."""
     port = options.quic_port
     name = options.host_key_alias or host_with_port(options.hostname, port)
     output = _ask("HOSTNAME", name, key, options, log)
-    if options.check_host_ip:
+    if options.check_host_ip and address is not None:
         output += _ask("ADDRESS", host_with_port(address, port), key, options, log)
     return output
 

@@ -135,6 +135,7 @@ class Run:
         self._options = invocation.options
         self._log = log
         self._may_fall_back = False
+        self._hops: list[Invocation] = []
 
     def run(self) -> int:
         from sshoq.client import fallback
@@ -144,10 +145,12 @@ class Run:
         self._may_fall_back = fallback.may_fall_back(self._invocation)
         if not self._may_fall_back:
             self._refuse_unsupported()
-        targets = self._resolve()
+        self._hops = self._find_hops()
+        nearest = self._hops[0] if self._hops else self._invocation
+        targets = self._resolve(nearest)
         background = self._fork()
         self._load_engine()
-        wish = self._link_wish()
+        wish = self._link_wish(nearest)
         first = self._launch(targets[0], wish)
         return self._go_online(targets, wish, first, background)
 
@@ -164,10 +167,24 @@ class Run:
             for line in without_effect(self._options):
                 self._log.debug(line)
 
-    def _resolve(self) -> "list[HostAddress]":
+    def _find_hops(self) -> list[Invocation]:
+        options = self._options
+        if not options.jump_hosts and options.udp_proxy_jump is None:
+            return []
+        from sshoq.client.route import find_hops
+        from sshoq.client.wishes import not_supported
+
+        hops = find_hops(self._invocation, os.environ)
+        for hop in hops:
+            line = not_supported(hop)
+            if line is not None:
+                raise Failure(f"jump host {hop.options.hostname}: {line}")
+        return hops
+
+    def _resolve(self, invocation: Invocation) -> "list[HostAddress]":
         from sshoq.client.addresses import resolve_host
 
-        options = self._options
+        options = invocation.options
         return resolve_host(options.hostname, options.quic_port, options.address_family)
 
     def _fork(self) -> "Background | None":
@@ -187,12 +204,12 @@ class Run:
         with hasty_dataclasses():
             import sshoq.client.first_flight  # noqa: F401
 
-    def _link_wish(self) -> "LinkWish":
+    def _link_wish(self, invocation: Invocation) -> "LinkWish":
         from sshoq.client.addresses import BindWish
         from sshoq.client.first_flight import LinkWish, server_name_of
         from sshoq.client.host_keys import preferred_schemes
 
-        options = self._options
+        options = invocation.options
         interactive, bulk = options.ip_qos
         traffic_class = interactive if self._invocation.wants_tty else bulk
         return LinkWish(
@@ -248,13 +265,15 @@ class Run:
             patience,
             background,
             self._note_reached,
+            self._hops,
+            self._link_wish,
         )
         gc.freeze()  # all that was loaded stays, and need not be looked through again
         gc.enable()
         try:
             return asyncio.run(go_online(departure))
         except Unreachable as error:
-            return self._meet_silence(str(error))
+            return self._meet_silence(str(error), getattr(error, "place", None))
         except PromptInterrupted as interrupted:
             die_of(interrupted.number)
             return FAILED
@@ -267,15 +286,16 @@ class Run:
             remember_reached(self._options)
             self._refuse_unsupported()
 
-    def _meet_silence(self, reason: str) -> int:
+    def _meet_silence(self, reason: str, place: str | None) -> int:
+        """`place`: the jump host, or what is behind it, that did not answer."""
         options = self._options
+        place = place or f"{options.hostname} port {options.quic_port}"
         if self._may_fall_back:
             from sshoq.client.fallback import exec_ssh
 
-            self._log.debug(f"no SSHOQ at {options.hostname} port {options.quic_port}: {reason}")
+            self._log.debug(f"no SSHOQ at {place}: {reason}")
             exec_ssh(self._invocation, os.environ)
-        complaint = f"ssh: connect to host {options.hostname} port {options.quic_port}: {reason}"
-        raise Failure(complaint, level=ERROR)
+        raise Failure(f"ssh: connect to host {place}: {reason}", level=ERROR)
 
 
 def write_to_key_log(path: str) -> "Callable[[str], None]":

@@ -6,7 +6,8 @@ Loaded while that flight travels. Reads top to bottom, as main.py does before it
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 from sshoq.auth.agent import agent_path
@@ -62,6 +63,9 @@ class Departure(NamedTuple):
     background: Background | None
     on_reached: Callable[[], None]
     """Called when the server has answered."""
+    hops: Sequence[Invocation] = ()
+    """Jump hosts; `targets`, `link` and `first` are then the nearest one's."""
+    link_wish: Callable[[Invocation], LinkWish] | None = None
 
 
 async def go_online(departure: Departure) -> int:
@@ -85,21 +89,52 @@ class _Run:
         self._banner = ""
 
     async def run(self) -> int:
-        departure, options = self._departure, self._options
-        client = await reach(
+        async with self._way() as client:
+            self._departure.on_reached()
+            return await self._converse(client)
+
+    @asynccontextmanager
+    async def _way(self) -> AsyncIterator[ClientConversation]:
+        """The conversation with the destination, which ends with the block."""
+        departure = self._departure
+        if departure.hops and departure.link_wish is not None:
+            from sshoq.client.jump import way_through
+
+            way = way_through(
+                departure.hops,
+                departure.invocation,
+                self._reach_nearest,
+                departure.link_wish,
+                self._log_in_to_hop,
+                self._log,
+                departure.patience,
+            )
+            async with way as client:
+                yield client
+            return
+        client = await self._reach_nearest()
+        try:
+            yield client
+        finally:
+            await client.close()
+
+    async def _reach_nearest(self) -> ClientConversation:
+        departure = self._departure
+        nearest = departure.hops[0] if departure.hops else departure.invocation
+        return await reach(
             departure.targets,
             departure.link,
-            options.hostname,
+            nearest.options.hostname,
             self._log,
             first=departure.first,
             patience=departure.patience,
-            attempts=options.connection_attempts,
+            attempts=nearest.options.connection_attempts,
         )
-        try:
-            departure.on_reached()
-            return await self._converse(client)
-        finally:
-            await client.close()
+
+    async def _log_in_to_hop(self, hop: Invocation, client: ClientConversation) -> None:
+        options = hop.options
+        await _Run(self._departure._replace(invocation=hop, hops=()))._log_in(client)
+        client.watch_server(options.server_alive_interval, options.server_alive_count_max)
 
     async def _converse(self, client: ClientConversation) -> int:
         await self._log_in(client)
@@ -157,7 +192,7 @@ class _Run:
         login = login_wishes(options)
         candidates = gather_keys(login, self._log) if "publickey" in login.methods else []
         verdict = await check_host(
-            client.certificates, options, client.target.ip, self._prompter, self._log
+            client.certificates, options, client.target.known_ip, self._prompter, self._log
         )
         if verdict.restricted:
             self._guard()

@@ -97,7 +97,7 @@ def _read_certificate(path: str) -> bytes:
 
 
 async def check_host(
-    chain: Sequence[bytes], options: Options, address: str, prompter: Prompter, log: Log
+    chain: Sequence[bytes], options: Options, address: str | None, prompter: Prompter, log: Log
 ) -> Verdict:
     """Failure unless the host is accepted. Meanwhile the connection is kept alive."""
     if options.insecure:
@@ -152,7 +152,7 @@ def _say(log: Log, level: str, text: str) -> None:
 
 
 def _known_hosts(
-    options: Options, address: str, key: PublicKey | None, log: Log
+    options: Options, address: str | None, key: PublicKey | None, log: Log
 ) -> KnownHosts:
     files = [*options.user_known_hosts_files, *options.global_known_hosts_files]
     known = KnownHosts.from_files(file for file in files if file != "none")
@@ -163,13 +163,13 @@ def _known_hosts(
     return known
 
 
-def _check_key(key: PublicKey, options: Options, address: str, log: Log) -> None:
+def _check_key(key: PublicKey, options: Options, address: str | None, log: Log) -> None:
     """HostKeyAlgorithms and RevokedHostKeys, which hold whoever vouches for the key."""
     log.debug(f"Server host key: {key.algorithm} {key.fingerprint()}")
     names = ("rsa-sha2-256", "rsa-sha2-512") if key.algorithm == "ssh-rsa" else (key.algorithm,)
     if not any(match_pattern_list(name, options.host_key_algorithms) == 1 for name in names):
         raise Failure(
-            f"Unable to negotiate with {address} port {options.quic_port}: "
+            f"Unable to negotiate with {address or options.hostname} port {options.quic_port}: "
             f"no matching host key type found. Their offer: {names[0]}"
         )
     for path in options.revoked_host_keys:

@@ -41,8 +41,6 @@ def not_supported(invocation: Invocation) -> str | None:
     options = invocation.options
     asked = {
         _ACTIONS.get(invocation.action, ""): invocation.action in _ACTIONS,
-        "-J (ProxyJump)": options.proxy_jump is not None,
-        "-proxy-jump (UDPProxyJump)": options.udp_proxy_jump is not None,
         "ProxyCommand": options.proxy_command is not None and not _leads_here(invocation),
         "-w (Tunnel)": options.tunnel != "no",
         "-I (PKCS11Provider)": options.pkcs11_provider is not None,

@@ -11,6 +11,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from sshoq.transport.events import Address, plain_address
@@ -221,6 +222,18 @@ class UdpSocket:
             self.sent += self.socket.sendmsg(run, control)
         else:
             self.sent += self.socket.sendmsg(run, control, 0, target)
+
+
+class RelayedSocket(UdpSocket):
+    """One end of a pair of datagram sockets, whose other end is somebody's way to `peer`."""
+
+    def __init__(self, end: socket.socket, peer: Address) -> None:
+        super().__init__(end, segmentation=False, coalescing=False)
+        self._peer = plain_address(peer)
+
+    def send(self, datagrams: Sequence[bytes], address: Address | None = None) -> None:
+        with suppress(ConnectionError):  # the other end has gone, which its owner has noticed
+            super().send(datagrams)
 
 
 class UdpTransport:

@@ -155,7 +155,7 @@ def test_x11_on_the_command_line_is_warned_of(
 
 
 @pytest.mark.parametrize(
-    "line", ["ProxyJump x", "UDPProxyJump x", "Tunnel yes"]
+    "line", ["Tunnel yes", "ProxyCommand nc x 1"]
 )
 def test_config_files_may_not_wish_what_would_be_missed(tmp_path: Path, line: str) -> None:
     config = tmp_path / "config"
