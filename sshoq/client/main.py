@@ -138,6 +138,10 @@ class Run:
         self._hops: list[Invocation] = []
 
     def run(self) -> int:
+        if self._options.transport != "ssh":
+            status = self._share()
+            if status is not None:
+                return status
         from sshoq.client import fallback
 
         if self._options.transport == "ssh":
@@ -153,6 +157,17 @@ class Run:
         wish = self._link_wish(nearest)
         first = self._launch(targets[0], wish)
         return self._go_online(targets, wish, first, background)
+
+    def _share(self) -> int | None:
+        """-O, and as a client of a master that runs already: no connection of our own is needed."""
+        invocation = self._invocation
+        if self._options.control_path is None and invocation.control_command is None:
+            return None
+        if invocation.action not in ("session", "stdio", "control"):
+            return None
+        from sshoq.client.mux_client import share
+
+        return share(invocation, self._log)
 
     def _refuse_unsupported(self) -> None:
         from sshoq.client.wishes import not_supported, without_effect, x11_warning
