@@ -62,6 +62,8 @@ class FakeLeader:
         self.answering = asyncio.Event()
         self.answering.set()
         self.ended: list[int] = []
+        self.listened: list[Listen] = []
+        self.ports: asyncio.Queue[int] = asyncio.Queue()
         self.agent_listens = False
 
     async def allocate_pty(self, request: AllocatePty) -> int:
@@ -118,8 +120,10 @@ class FakeLeader:
     async def listen(self, request: Listen) -> tuple[list[int], int]:
         if self.refusal is not None:
             raise self.refusal
-        sockets = open_listeners(["127.0.0.1"], request.port, socket.SOCK_STREAM, print)
+        self.listened.append(request)
+        sockets = open_listeners(["127.0.0.1"], 0, socket.SOCK_STREAM, print)
         port = sockets[0].getsockname()[1]
+        self.ports.put_nowait(port)
         return [listener.detach() for listener in sockets], port
 
     async def listen_for_agent(self, session: int) -> list[int]:

@@ -8,10 +8,12 @@ from typing import cast
 
 import pytest
 
+from sshoq.protocol.channel import GO_MAX_MESSAGE
 from sshoq.protocol.extensions import NONE, OURS, Extension
 from sshoq.protocol.messages import (
     AgentConnection,
     AgentReq,
+    ChannelHeader,
     ChannelOpening,
     DirectStreamlocal,
     DirectTcp,
@@ -25,12 +27,15 @@ from sshoq.protocol.messages import (
     Session,
     Shell,
     TcpipForward,
+    read_header,
+    unmapped,
 )
 from sshoq.server.channels import ChannelHost, Login
 from sshoq.server.link import Refused
 from sshoq.server.privsep import Dial
 from sshoq.transport.channel import Channel, ChannelRefused
 from sshoq.wire import IPPort
+from tests.golden_replay import Transcript
 from tests.pair import Party, logged_in
 from tests.server.fake_leader import Ending, FakeLeader, FakeLogin, Streams
 
@@ -316,12 +321,12 @@ def test_a_go_client_listens_in_its_own_way() -> None:
 
     async def main() -> None:
         async with served(NONE) as there:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                port = probe.getsockname()[1]
-            asking = there.open(RequestReverseTcp(IPPort("127.0.0.1", port), MAPPED))
+            asking = there.open(RequestReverseTcp(IPPort("127.0.0.1", 8080), MAPPED))
             asking.finish()
             await asking.opened()
+            [listen] = there.leader.listened
+            assert (listen.host, listen.port) == ("127.0.0.1", 8080)
+            port = await there.leader.ports.get()
             for _ in range(2):
                 with connect(port) as caller:
                     channel = await there.client.arrived.get()
@@ -364,5 +369,109 @@ def test_without_an_agent_socket_the_request_is_denied() -> None:
         async with served() as there:
             there.leader.refusal = Refused("open failed", is_prohibited=True)
             assert not await there.open(Session()).ask(AgentReq())
+
+    run(main)
+
+
+# --------------------------------------------------------------------------- recorded Go clients
+
+
+async def replay(there: Served, transcript: Transcript, stream: int) -> Channel:
+    """The recorded client's bytes on a channel of that type, and its end if it ended its side."""
+    asked = transcript.speech(stream, "client")
+    assert asked.header is not None
+    channel = there.open(asked.header.opening)
+    written = transcript.written(stream, "client")[len(asked.header.encode()) :]
+    there.client.conversation.write(channel.stream_id, [written], fin=asked.fin)
+    return channel
+
+
+@pytest.mark.parametrize("ending", ["half-close-client", "half-close-server", "ipv6", "parallel"])
+def test_a_recorded_connection_is_forwarded_as_the_go_server_did(ending: str) -> None:
+    transcript = Transcript(f"direct-tcp-{ending}")
+    streams = [
+        stream
+        for stream in transcript.channels
+        if isinstance(header_of(transcript, stream).opening, DirectTcp)
+    ]
+
+    async def main() -> None:
+        async with served(NONE) as there:
+            for stream in streams:
+                asked = transcript.speech(stream, "client")
+                told = transcript.speech(stream, "server")
+                channel = await replay(there, transcript, stream)
+                target = await there.leader.targets.get()
+                target.setblocking(False)
+                loop, got = asyncio.get_running_loop(), b""
+                with target:
+                    while len(got) < len(asked.data):
+                        got += await loop.sock_recv(target, 65536)
+                    assert got == asked.data
+                    await loop.sock_sendall(target, told.data)
+                    target.shutdown(socket.SHUT_WR)
+                    assert await read_all(channel) == told.data
+            opening = header_of(transcript, streams[0]).opening
+            assert isinstance(opening, DirectTcp)
+            assert there.leader.dialled[0].host == unmapped(opening.target).ip
+
+    assert streams
+    run(main)
+
+
+def header_of(transcript: Transcript, stream: int) -> ChannelHeader:
+    return read_header(transcript.written(stream, transcript.opener(stream)))[0]
+
+
+def test_a_recorded_listener_leads_back_as_the_go_server_did() -> None:
+    transcript = Transcript("reverse-tcp")
+
+    async def main() -> None:
+        async with served(NONE) as there:
+            await (await replay(there, transcript, 4)).opened()
+            [listen] = there.leader.listened
+            assert (listen.host, listen.port) == ("127.0.0.1", 19703)
+            port = await there.leader.ports.get()
+            for stream in (1, 5):
+                asked, told = (transcript.speech(stream, side) for side in ("server", "client"))
+                assert asked.header is not None
+                with connect(port) as caller:
+                    await asyncio.get_running_loop().sock_sendall(caller, asked.data)
+                    caller.shutdown(socket.SHUT_WR)
+                    channel = await there.client.arrived.get()
+                    assert channel.state.header.encode() == with_our_maximum(asked.header)
+                    assert await read_all(channel) == asked.data
+                    answer = transcript.written(stream, "client")
+                    there.client.conversation.write(channel.stream_id, [answer], fin=told.fin)
+                    assert await receive_all(caller) == told.data
+
+    run(main)
+
+
+def with_our_maximum(header: ChannelHeader) -> bytes:
+    """We announce more than Go does."""
+    return ChannelHeader(header.conversation_id, header.opening, GO_MAX_MESSAGE).encode()
+
+
+def test_a_recorded_agent_is_asked_as_the_go_server_did() -> None:
+    transcript = Transcript("agent-forwarding")
+    question, answer = (transcript.speech(1, side) for side in ("server", "client"))
+
+    async def main() -> None:
+        async with served(NONE) as there:
+            await replay(there, transcript, 4)
+            while not there.leader.agent_listens:
+                await asyncio.sleep(0)
+            with connect(there.leader.agent_port) as program:
+                await asyncio.get_running_loop().sock_sendall(program, question.data)
+                channel = await there.client.arrived.get()
+                assert isinstance(channel.state.opening, AgentConnection)
+                assert bytes(await channel.read()) == question.data
+                written = transcript.written(1, "client")
+                there.client.conversation.write(channel.stream_id, [written])
+                got = b""
+                while len(got) < len(answer.data):
+                    got += await asyncio.get_running_loop().sock_recv(program, 65536)
+                assert got == answer.data
 
     run(main)
