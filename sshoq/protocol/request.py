@@ -24,6 +24,8 @@ BANNER_FIELD = b"sshoq-banner"
 """How many bytes of banner, in UTF-8, follow as DATA; only between peers that announced BANNER."""
 METHODS_FIELD = b"sshoq-methods"
 """With a 401, to peers that announced extensions: a comma list of what may be tried."""
+PARTIAL_FIELD = b"sshoq-partial-success"
+"""With a 401, likewise: 1 if the method has succeeded and another one is wanted besides."""
 MAX_BANNER = 128 * 1024
 """Longer ones are cut; and one message between the server's processes still holds it."""
 
@@ -194,12 +196,16 @@ def accepted(traits: PeerTraits, banner: str = "") -> Response:
     return Response(200, banner=_banner_for(traits, banner))
 
 
-def refused(traits: PeerTraits, banner: str = "", methods: str = "") -> Response:
+def refused(
+    traits: PeerTraits, banner: str = "", methods: str = "", *, is_partial: bool = False
+) -> Response:
     """These credentials do not let in. sshd shows its banner ahead of the first try, too.
 
     Clients of ours are told what might let in, as RFC 4252 5.1 has it: publickey, password.
     """
     told = [] if traits.is_go else [(METHODS_FIELD, encode_text(methods))]
+    if told and is_partial:
+        told.append((PARTIAL_FIELD, b"1"))
     return Response(401, extra=told, banner=_banner_for(traits, banner))
 
 
@@ -224,7 +230,9 @@ def refuse_request(request: ConnectRequest, url_path: str) -> Response | None:
 class ResponseHead:
     """A server's answer as the client sees it."""
 
-    __slots__ = ("banner", "banner_size", "methods", "server", "status", "version")
+    __slots__ = (
+        "banner", "banner_size", "is_partial", "methods", "server", "status", "version"
+    )
 
     def __init__(
         self,
@@ -233,6 +241,7 @@ class ResponseHead:
         version: Version | None,
         banner_size: int = 0,
         methods: tuple[str, ...] | None = None,
+        is_partial: bool = False,
     ) -> None:
         self.status = status
         self.server = server
@@ -244,6 +253,8 @@ class ResponseHead:
         """Filled in once that many bytes of DATA are here."""
         self.methods = methods
         """What may be tried after a 401; None from a server that does not say."""
+        self.is_partial = is_partial
+        """The method of the 401 has succeeded; it is not enough."""
 
 
 def parse_response(fields: Fields) -> ResponseHead:
@@ -258,7 +269,8 @@ def parse_response(fields: Fields) -> ResponseHead:
         version = None
     methods = values.get(METHODS_FIELD.decode())
     told = None if methods is None else tuple(filter(None, methods.split(",")))
-    return ResponseHead(int(status), server, version, _banner_size(values), told)
+    is_partial = values.get(PARTIAL_FIELD.decode()) == "1"
+    return ResponseHead(int(status), server, version, _banner_size(values), told, is_partial)
 
 
 def _banner_size(values: dict[str, str]) -> int:

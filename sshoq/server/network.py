@@ -314,7 +314,10 @@ class NetworkProcess:
             return
         if result.outcome != AuthenticationResult.ACCEPTED:
             traits = self._conversation.traits
-            self._respond(stream_id, refused(traits, result.banner, result.methods))
+            answer = refused(
+                traits, result.banner, result.methods, is_partial=result.is_partial
+            )
+            self._respond(stream_id, answer)
             if result.outcome == AuthenticationResult.CLOSED:
                 self._leave(LINGER_REFUSED, result.reason)
             return

@@ -103,6 +103,8 @@ class AuthenticationResult(Message):
     """What may be tried, as in RFC 4252 5.1: a comma list of publickey and password."""
     reason: Text = ""
     """With CLOSED: what the client may be told of why."""
+    is_partial: Bool = False
+    """With REFUSED: this method has succeeded, and another is wanted besides."""
 
 
 class LoginOpened(Message):
