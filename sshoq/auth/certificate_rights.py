@@ -116,31 +116,33 @@ def _expect_nothing(value: bytes) -> None:
 # --------------------------------------------------------------------------- both together
 
 
-def merge_rights(line: KeyRights, certificate: KeyRights) -> KeyRights:
-    """What both the line that trusts the authority and the certificate allow.
+def merge_rights(first: KeyRights, second: KeyRights) -> KeyRights:
+    """What both allow: the line that trusts an authority and the certificate, or two keys of which
+    each was needed. Lists of the first go before those of the second.
 
     OptionError where they contradict each other.
     """
     merged = KeyRights()
     for attribute in PERMISSIONS.values():
-        allowed = getattr(line, attribute) and getattr(certificate, attribute)
-        setattr(merged, attribute, allowed)
-    merged.touch_required = line.touch_required or certificate.touch_required
-    merged.verify_required = line.verify_required or certificate.verify_required
-    merged.command = _same_command(line.command, certificate.command)
-    merged.environment = line.environment
-    merged.expires = line.expires
-    merged.from_patterns = line.from_patterns
-    merged.source_addresses = certificate.source_addresses
-    merged.permit_open, merged.permit_listen = line.permit_open, line.permit_listen
-    merged.tunnel = line.tunnel
+        setattr(merged, attribute, getattr(first, attribute) and getattr(second, attribute))
+    merged.touch_required = first.touch_required or second.touch_required
+    merged.verify_required = first.verify_required or second.verify_required
+    merged.command = _same_command(first.command, second.command)
+    merged.expires = min(
+        (time for time in (first.expires, second.expires) if time is not None), default=None
+    )
+    for attribute in ("from_patterns", "source_addresses", "tunnel"):
+        value = getattr(first, attribute)
+        setattr(merged, attribute, getattr(second, attribute) if value is None else value)
+    for attribute in ("environment", "permit_open", "permit_listen"):
+        setattr(merged, attribute, getattr(first, attribute) or getattr(second, attribute))
     return merged
 
 
-def _same_command(line: str | None, certificate: str | None) -> str | None:
-    if line is not None and certificate is not None and line != certificate:
+def _same_command(first: str | None, second: str | None) -> str | None:
+    if first is not None and second is not None and first != second:
         raise OptionError("forced command options do not match")
-    return certificate if line is None else line
+    return second if first is None else first
 
 
 # --------------------------------------------------------------------------- lists of principals

@@ -32,12 +32,21 @@ class Reply(NamedTuple):
 
     accepted: bool
     methods: tuple[str, ...] | None = None
+    is_partial: bool = False
+    """The method has succeeded, but the server wants another one besides."""
+
+
+class _PartialSuccess(Exception):
+    """The methods have to be gone through again."""
 
 
 Send = Callable[[str | None], Awaitable[Reply]]
 """Make a try with this Authorization field, or without any, which asks what is offered."""
 
 Attempt = Callable[[str | None], Awaitable[bool]]
+
+MAX_STEPS = 16
+"""Methods that a server may want one after another."""
 
 LONGEST_TOKEN = MAX_TOKEN - 1024
 """A request has other fields, too, and there is a bound for all of them together."""
@@ -68,25 +77,41 @@ class Authentication:
         self._offered: tuple[str, ...] = METHODS
         self._has_asked = False
         self._loaded: dict[str, PrivateKey] = {}
+        self._method = "none"
+        self._spent: list[Candidate] = []
 
     async def run(self, conversation_id: bytes, send: Send) -> str:
         async def attempt(authorization: str | None) -> bool:
             return await self._attempt(send, authorization)
 
+        succeeded = None
+        for _ in range(MAX_STEPS):
+            try:
+                succeeded = await self._try_methods(conversation_id, attempt)
+            except _PartialSuccess:
+                continue
+            break
+        if succeeded is not None:
+            return succeeded
+        if await self._needs_no_secret(attempt):
+            return "none"
+        offered = ",".join(self._offered)
+        raise Failure(f"{self._wishes.account}: Permission denied ({offered}).")
+
+    async def _try_methods(self, conversation_id: bytes, attempt: Attempt) -> str | None:
+        """The method that has let us in; _PartialSuccess after one that was needed, too."""
         for method in self._wishes.methods:
             if method not in self._offered:
                 continue
             self._log.debug(f"Next authentication method: {method}")
+            self._method = method
             if method == "publickey":
                 succeeded = await self._try_keys(conversation_id, attempt)
             else:
                 succeeded = await self._try_passwords(attempt)
             if succeeded:
                 return method
-        if await self._needs_no_secret(attempt):
-            return "none"
-        offered = ",".join(self._offered)
-        raise Failure(f"{self._wishes.account}: Permission denied ({offered}).")
+        return None
 
     async def _attempt(self, send: Send, authorization: str | None) -> bool:
         reply = await send(authorization)
@@ -95,6 +120,9 @@ class Authentication:
             self._offered = tuple(method for method in METHODS if method in reply.methods)
             offered = ",".join(self._offered)
             self._log.debug(f"Authentications that can continue: {offered}")
+        if reply.is_partial:
+            self._log.verbose(f'Authenticated using "{self._method}" with partial success.')
+            raise _PartialSuccess
         return reply.accepted
 
     async def _needs_no_secret(self, attempt: Attempt) -> bool:
@@ -110,6 +138,8 @@ class Authentication:
         for candidate in self._candidates:
             if "publickey" not in self._offered:
                 return False
+            if candidate in self._spent:
+                continue
             try:
                 signer = self._load(candidate, _refuse_to_ask)
             except PromptNeeded:
@@ -201,7 +231,12 @@ class Authentication:
         if len(token) > LONGEST_TOKEN:
             self._log.error(f"certificate too long: {name}")
             return False
-        if not await attempt(f"Bearer {token}"):
+        try:
+            accepted = await attempt(f"Bearer {token}")
+        except _PartialSuccess:
+            self._spent.append(candidate)  # the next step wants another key
+            raise
+        if not accepted:
             return False
         self._log.debug(f"Server accepts key: {name}")
         if self._wishes.add_to_agent[0] != "no" and self._wishes.agent_path is not None:

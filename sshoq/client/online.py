@@ -252,7 +252,7 @@ class _Run:
             return await self._try(client, authorization)
         if response.status != 401:
             raise Failure(self._complaint(response))
-        return Reply(False, response.methods)
+        return Reply(False, response.methods, response.is_partial)
 
     async def _ask_early(self, client: ClientConversation) -> None:
         """Not with remote forwardings: they must stand before the session starts."""

@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from sshoq.auth.authorized_keys import KeyRights
+from sshoq.auth.authorized_keys import KeyRights, OptionError
+from sshoq.auth.certificate_rights import merge_rights
 from sshoq.auth.keys import TOUCHED, VERIFIED, KeyFormatError, PublicKey, touch_of
 from sshoq.auth.revoked_keys import RevocationError, RevokedKeys, load_revoked_keys
 from sshoq.auth.ssh_certificates import Certificate, parse_certificate
@@ -99,6 +100,13 @@ class Authenticator:
         self._had_none = self._is_free_try = False
         self._must_change_password = False
         self._banner_shown = False
+        self._lists = self._wanted_lists()
+        """What would let in from here: the methods that are left of each list."""
+        self._done: list[str] = []
+        """What has succeeded, in the words of SSH_USER_AUTH."""
+        self._done_keys: set[bytes] = set()
+        self._key_rights: KeyRights | None = None
+        self._is_partial = False
 
     # ------------------------------------------------------------------ one try
 
@@ -116,18 +124,21 @@ class Authenticator:
             self._take_banner() + messages,
             self._methods(),
             "Too many authentication failures" if exhausted else "",
+            self._is_partial,
         )
+
+    def _wanted_lists(self) -> list[tuple[str, ...]]:
+        return [one for one in self._config.method_lists if is_root() or "password" not in one]
 
     def _methods(self) -> str:
         """What can succeed here, whoever asks: the same for users that do not exist."""
-        offered = {
-            "publickey": self._config.pubkey_authentication,
-            "password": self._config.password_authentication and is_root(),
-        }
-        return ",".join(method for method, is_offered in offered.items() if is_offered)
+        return ",".join(dict.fromkeys(rest[0] for rest in self._lists if rest))
+
+    def _is_next(self, method: str) -> bool:
+        return any(rest[:1] == (method,) for rest in self._lists)
 
     def _judge(self, request: Authenticate) -> tuple[int, str]:
-        self._is_free_try = False
+        self._is_free_try = self._is_partial = False
         if not self._fits_earlier(request):
             return CLOSED, ""
         account = self._account or self._begin(request.user)
@@ -136,8 +147,13 @@ class Authenticator:
             self.is_refused = True
             return CLOSED, ""
         evidence = self._weigh(account, request)
-        if evidence.is_good and self.is_valid and self._root_may(account, evidence):
-            return self._accept(account, evidence)
+        if (
+            evidence.is_good
+            and self.is_valid
+            and self._is_consistent(evidence)
+            and self._root_may(account, evidence)
+        ):
+            return self._succeed(account, evidence)
         return self._fail(evidence), ""
 
     def _fits_earlier(self, request: Authenticate) -> bool:
@@ -175,6 +191,7 @@ class Authenticator:
             local_port=where.local_port,
             invalid_user=not account.exists,
         )
+        self._lists = self._wanted_lists()
         log.set_level(log.LEVELS[self._config.log_level])
         self.is_valid = self._is_allowed(account)
         if self._config.use_pam and is_root():
@@ -219,7 +236,7 @@ class Authenticator:
         """Find the key that has signed the token; it does not say which one that is."""
         digest = hashlib.sha256(token).digest()
         nothing = Evidence("publickey", False)
-        if not self._config.pubkey_authentication or digest in self._used_tokens:
+        if not self._is_next("publickey") or digest in self._used_tokens:
             return nothing
         self._used_tokens.add(digest)
         text = token.decode("latin-1")
@@ -241,7 +258,7 @@ class Authenticator:
             except TokenRefused as refused:
                 log.debug(f"{path}:{line}: {refused}", log.DEBUG2)
                 continue
-            if self._is_revoked(key):
+            if self._is_used(key) or self._is_revoked(key):
                 continue
             reason = self._key_refusal(key) or refusal_of(
                 rights, self._connection.peer_address, now
@@ -285,7 +302,9 @@ class Authenticator:
         if reason := self._certificate_refusal(certificate):
             log.info(f"refusing {certificate.kind_name} key: {reason}")
             return evidence
-        if not self.is_valid or self._is_certificate_revoked(certificate):
+        if not self.is_valid or self._is_used(certificate.key):
+            return evidence
+        if self._is_certificate_revoked(certificate):
             return evidence
         rights = CertificateLogin(certificate, self._requester(account), now).find_rights()
         if rights is None:
@@ -321,6 +340,13 @@ class Authenticator:
                 f"{self._source} rejected: {missing}"
             )
         return evidence._replace(is_good=missing is None)
+
+    def _is_used(self, key: PublicKey) -> bool:
+        """Two keys in a row must be two keys."""
+        if key.blob not in self._done_keys:
+            return False
+        log.info(f"refusing previously-used {key.kind.name} key")
+        return True
 
     def _is_revoked(self, key: PublicKey) -> bool:
         return self._is_in_revoked_file(key, lambda revoked: key in revoked)
@@ -362,7 +388,7 @@ class Authenticator:
             return Evidence("password", False)
         # Else somebody could get in as one with the password of another.
         same_user = bool(colon) and user == encode_text(self.user or "")
-        offered = self._config.password_authentication and is_root()
+        offered = self._is_next("password")
         empty = not password and not self._config.permit_empty_passwords
         if not (same_user and offered) or empty:
             return Evidence("password", False)
@@ -376,7 +402,7 @@ class Authenticator:
             # The steps must be gone through all the same, but must not tell whether it was right.
             password = (b"\b\x7fnot the password" * (len(password) // 18 + 1))[: len(password)]
         if self.pam is not None:
-            self.pam.tell_authentication(None)
+            self.pam.tell_authentication("\n".join(self._done) or None)
             allow_empty = self._config.permit_empty_passwords
             is_right = self.pam.authenticate(password, allow_empty=allow_empty)
         else:
@@ -392,7 +418,8 @@ class Authenticator:
         by_key = evidence.method == "publickey"
         if permission == "yes" or (permission == "prohibit-password" and by_key):
             return True
-        is_forced = evidence.key_rights is not None and evidence.key_rights.command is not None
+        rights = evidence.key_rights or self._key_rights
+        is_forced = rights is not None and rights.command is not None
         if permission == "forced-commands-only" and is_forced:
             log.info("Root login accepted for forced command.")
             return True
@@ -401,11 +428,39 @@ class Authenticator:
 
     # ------------------------------------------------------------------ what follows
 
+    def _is_consistent(self, evidence: Evidence) -> bool:
+        """With the options of a key that was needed before."""
+        if evidence.key_rights is None or self._key_rights is None:
+            return True
+        try:
+            merge_rights(self._key_rights, evidence.key_rights)
+        except OptionError as error:
+            log.error(f"Inconsistent authentication options: {error}")
+            return False
+        return True
+
+    def _succeed(self, account: Account, evidence: Evidence) -> tuple[int, str]:
+        """One method of those that are wanted; it may have been the last."""
+        rights = evidence.key_rights
+        if rights is not None and self._key_rights is not None:
+            rights = merge_rights(self._key_rights, rights)
+        self._key_rights = rights or self._key_rights
+        key, done = evidence.key, evidence.method
+        if key is not None:
+            done += f" {key.algorithm} {key.base64}"
+            certificate = evidence.certificate
+            self._done_keys.add(key.blob if certificate is None else certificate.key.blob)
+        self._done.append(done)
+        self._lists = [rest[1:] for rest in self._lists if rest[0] == evidence.method]
+        if not all(self._lists):  # one of them has come to its end
+            return self._accept(account, evidence)
+        self._log_try("Partial", evidence)
+        self._is_partial = True
+        return REFUSED, ""
+
     def _accept(self, account: Account, evidence: Evidence) -> tuple[int, str]:
         """The account has the last word, whatever the method was."""
-        authentication = evidence.method
-        if evidence.key is not None:
-            authentication += f" {evidence.key.algorithm} {evidence.key.base64}"
+        authentication = "\n".join(self._done)
         messages = ""
         if self.pam is not None:
             self.pam.tell_authentication(authentication)
@@ -422,7 +477,7 @@ class Authenticator:
             account,
             self._connection,
             self._config,
-            evidence.key_rights,
+            self._key_rights,
             authentication,
             self._must_change_password,
         )

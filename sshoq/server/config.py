@@ -102,7 +102,8 @@ class Options:
     """Tokens not expanded; () for none."""
     revoked_keys: str | None
     authentication_methods: tuple[str, ...]
-    """("any",), or the methods of which each alone is enough. The two flags below heed it already.
+    """("any",), or comma lists of which each is enough: see `method_lists`. The two flags below
+    heed it already.
     """
     password_authentication: bool
     pubkey_authentication: bool
@@ -166,6 +167,11 @@ class Options:
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self.__dict__.update(values)
+
+    @property
+    def method_lists(self) -> tuple[tuple[str, ...], ...]:
+        """What lets in: all methods of one of these, one after another."""
+        return _usable_lists(self.__dict__)
 
     def accepts_key(self, algorithm: str) -> bool:
         """PubkeyAcceptedAlgorithms, by the key's type ("ssh-rsa" signs as rsa-sha2-256 here)."""
@@ -295,16 +301,25 @@ class ServerConfig(Options):
         ]
 
 
+_METHOD_FLAGS = {"publickey": "pubkey_authentication", "password": "password_authentication"}
+"""What this server can do."""
+
+
+def _usable_lists(values: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
+    """AuthenticationMethods without the lists in which a method is switched off, or not ours."""
+    enabled = {method for method, flag in _METHOD_FLAGS.items() if values[flag]}
+    texts = values["authentication_methods"]
+    if texts == ("any",):
+        return tuple((method,) for method in _METHOD_FLAGS if method in enabled)
+    lists = [tuple(name.partition(":")[0] for name in text.split(",")) for text in texts]
+    return tuple(one for one in lists if enabled.issuperset(one))
+
+
 def _with_methods(values: dict[str, Any]) -> dict[str, Any]:
-    """AuthenticationMethods as what it comes to: which of our two methods may be used."""
-    methods = values["authentication_methods"]
-    if methods != ("any",):
-        for name, attribute in (
-            ("publickey", "pubkey_authentication"),
-            ("password", "password_authentication"),
-        ):
-            chosen = any(method.partition(":")[0] == name for method in methods)
-            values[attribute] = values[attribute] and chosen
+    """The flags of methods that no list has are off."""
+    lists = _usable_lists(values)
+    for method, flag in _METHOD_FLAGS.items():
+        values[flag] = any(method in one for one in lists)
     return values
 
 
@@ -646,13 +661,10 @@ def _check_whole(config: ServerConfig) -> None:
         command, user = getattr(config, attribute), getattr(config, f"{attribute}_user")
         if command is not None and user is None:
             raise ConfigError([f"{name} set without {name}User"])
-    methods = config.authentication_methods
-    if methods != ("any",):
-        usable = _with_methods(dict(config.__dict__))
-        if not usable["pubkey_authentication"] and not usable["password_authentication"]:
-            raise ConfigError(
-                ["AuthenticationMethods cannot be satisfied by enabled authentication methods"]
-            )
+    if config.authentication_methods != ("any",) and not config.method_lists:
+        raise ConfigError(
+            ["AuthenticationMethods cannot be satisfied by enabled authentication methods"]
+        )
 
 
 # --------------------------------------------------------------------------- showing

@@ -508,7 +508,7 @@ _METHODS = ("publickey", "password", "keyboard-interactive", "hostbased", "gssap
 
 
 def _parse_methods(line: Line) -> tuple[str, ...]:
-    """Lists of one method each. Two factors in a row are not served, so they are refused."""
+    """Lists, each of methods that must succeed one after another, joined by commas."""
     words = line.words
     if "any" in words:
         if len(words) > 1:
@@ -522,10 +522,6 @@ def _parse_methods(line: Line) -> tuple[str, ...]:
                     "invalid AuthenticationMethods method list.",
                     f'Unknown authentication method "{name}" in list',
                 )
-        if len(names) > 1:
-            raise BadValue(
-                f'Unsupported option "{line.keyword}": several methods in one list are not served.'
-            )
     return tuple(words)
 
 

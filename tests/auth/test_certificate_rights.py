@@ -201,6 +201,17 @@ def test_the_line_keeps_its_lists() -> None:
     assert (rights.environment, rights.tunnel) == ({"A": "b"}, 3)
 
 
+def test_two_keys_allow_what_both_do() -> None:
+    first = parse_options('expiry-time="20310101Z",no-pty,environment="A=b"')
+    second = parse_options('expiry-time="20300101Z",no-user-rc,command="id",permitopen="a:1"')
+    rights = merge_rights(first, second)
+    assert permissions(rights) == set(PERMISSIONS.values()) - {"pty", "user_rc"}
+    assert rights.expires == second.expires
+    assert (rights.command, rights.environment) == ("id", {"A": "b"})
+    assert rights.permit_open == second.permit_open
+    assert merge_rights(KeyRights(), KeyRights()) == KeyRights()
+
+
 def test_forced_commands_must_agree() -> None:
     own = (("force-command", put_string(b"id")),)
     assert merged(',command="id"').command == "id"

@@ -417,6 +417,41 @@ def test_refused_key_tells_what_is_offered_so_the_server_is_not_asked_again(scen
     assert not scene.was_asked
 
 
+def test_methods_are_tried_one_after_another_if_the_server_wants_several(scene: Scene) -> None:
+    keys = [scene.make_key(name) for name in ("bad", "one", "two")]
+    scene.answers = ["right"]
+    steps = {"one": ("publickey",), "two": ("password",)}
+    asked: list[str] = []
+
+    async def want_all(authorization: str | None) -> Reply:
+        assert authorization is not None
+        asked.append(scene.name_of(authorization))
+        if asked[-1] in steps:
+            return Reply(False, steps[asked[-1]], is_partial=True)
+        return Reply(asked[-1] == "right", ("publickey",))
+
+    prompter = ScriptedPrompter(scene, batch=False)
+    candidates = gather_keys(wishes(*keys), scene.log)
+    login = Authentication(wishes(*keys), candidates, prompter, scene.log, now=lambda: NOW)
+    assert asyncio.run(login.run(CONVERSATION, want_all)) == "password"
+    assert asked == ["bad", "one", "bad", "two", "right"]
+    assert 'Authenticated using "publickey" with partial success.' in scene.lines
+
+
+def test_server_that_always_wants_more_is_given_up(scene: Scene) -> None:
+    scene.answers = ["again"] * 100
+
+    async def want_more(authorization: str | None) -> Reply:
+        return Reply(False, ("password",), is_partial=True)
+
+    login = Authentication(
+        wishes(), [], ScriptedPrompter(scene, batch=False), scene.log, now=lambda: NOW
+    )
+    with pytest.raises(Failure, match=r"Permission denied \(password\)\."):
+        asyncio.run(login.run(CONVERSATION, want_more))
+    assert len(scene.answers) > 50
+
+
 def test_server_that_lets_everybody_in_needs_no_secret(scene: Scene) -> None:
     async def let_in(authorization: str | None) -> Reply:
         return Reply(authorization is None)

@@ -253,6 +253,71 @@ def _basic(user: str, password: str) -> str:
     return base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
+# --------------------------------------------------------------------------- several methods
+
+
+def test_methods_are_wanted_in_their_order(tmp_path: Path, account: Account) -> None:
+    with Monitor(tmp_path, "AuthenticationMethods publickey,password") as monitor:
+        first = monitor.try_password(account.name, account.password)
+        assert (first.outcome, first.methods, first.is_partial) == (REFUSED, "publickey", False)
+        second = monitor.try_key(account.name, account.key)
+        assert (second.outcome, second.methods, second.is_partial) == (REFUSED, "password", True)
+        assert f"Partial publickey for {account.name} {FROM} ssh2: ED25519 SHA256:" in monitor.log
+        wrong = monitor.try_password(account.name, "wrong")
+        assert (wrong.outcome, wrong.methods, wrong.is_partial) == (REFUSED, "password", False)
+        assert monitor.try_key(account.name, account.key).outcome == REFUSED
+        assert monitor.try_password(account.name, account.password).outcome == ACCEPTED
+        assert f"Accepted password for {account.name} {FROM} ssh2" in monitor.log
+
+
+def test_each_list_of_methods_is_enough(tmp_path: Path, account: Account) -> None:
+    lists = "AuthenticationMethods password,publickey publickey"
+    with Monitor(tmp_path / "one", lists) as monitor:
+        assert monitor.try_key(account.name, account.key).outcome == ACCEPTED
+    with Monitor(tmp_path / "two", lists) as monitor:
+        partial = monitor.try_password(account.name, account.password)
+        assert (partial.methods, partial.is_partial) == ("publickey", True)
+        assert monitor.try_key(account.name, account.key).outcome == ACCEPTED
+
+
+def test_two_keys_must_be_two_and_bind_both(
+    tmp_path: Path, keys: Callable[[str], None], account: Account
+) -> None:
+    second, third = make_key(tmp_path / "second"), make_key(tmp_path / "third")
+    public = [path.with_suffix(".pub").read_text() for path in (second, third)]
+    keys(
+        f'restrict,command="echo $SSH_ORIGINAL_COMMAND" {account.public_key}\n'
+        f'{public[0]}command="id" {public[1]}'
+    )
+    with Monitor(tmp_path / "m", "AuthenticationMethods publickey,publickey") as monitor:
+        assert monitor.try_key(account.name, account.key).is_partial
+        again = monitor.try_key(account.name, account.key)
+        assert (again.outcome, again.is_partial) == (REFUSED, False)
+        assert "refusing previously-used ED25519 key" in monitor.log
+        assert monitor.try_key(account.name, third).outcome == REFUSED
+        assert "forced command options do not match" in monitor.log
+        assert monitor.try_key(account.name, second).outcome == ACCEPTED
+        monitor.open_login()
+        assert monitor.run("from both")[0] == "from both\n"
+
+
+def test_a_partial_success_counts_as_no_failure_and_is_no_login(
+    tmp_path: Path, account: Account
+) -> None:
+    rules = ("AuthenticationMethods publickey,password", "MaxAuthTries 1")
+    with Monitor(tmp_path, *rules) as monitor:
+        assert monitor.try_key(account.name, account.key).is_partial
+        assert monitor.try_password(account.name, "wrong").outcome == CLOSED
+        monitor.hang_up()
+        monitor.wait()
+        assert list(monitor.messages_to_main()) == [Penalty("authfail")]
+
+
+def test_an_unknown_user_is_offered_the_same_methods(tmp_path: Path, account: Account) -> None:
+    with Monitor(tmp_path, "AuthenticationMethods password,publickey") as monitor:
+        assert monitor.try_password("nosuchuser", account.password).methods == "password"
+
+
 # --------------------------------------------------------------------------- accounts
 
 

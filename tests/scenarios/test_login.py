@@ -289,6 +289,50 @@ class TestPassword:
         assert client.run("true").returncode == 0
 
 
+class TestSeveralMethods:
+    @pytest.fixture
+    def client(
+        self,
+        programs: Programs,
+        start_server: ServerFactory,
+        pam_service: PamService,
+        connect: ClientFactory,
+        account: Account,
+    ) -> Client:
+        settings = ["AuthenticationMethods publickey,password", "ExposeAuthInfo yes"]
+        server = start_server(programs, settings, pam=pam_service)
+        client = connect(server, account)
+        client.more_options = ["-o", "PreferredAuthentications=password,publickey"]
+        return client
+
+    def test_a_key_and_a_password_open_together(
+        self, client: Client, account: Account, tmp_path: Path
+    ) -> None:
+        env = askpass(tmp_path, account.password)
+        shown = client.output("cat $SSH_USER_AUTH", env=env).decode()
+        kind, key, *_ = account.public_key.split()
+        assert shown == f"publickey {kind} {key}\npassword\n"
+        assert f"Partial publickey for {account.name} from" in client.server.log()
+        assert f"Accepted password for {account.name} from" in client.server.log()
+
+    def test_either_alone_opens_nothing(
+        self, client: Client, account: Account, tmp_path: Path
+    ) -> None:
+        done = client.run("true", env=askpass(tmp_path, "wrong"))
+        assert done.returncode == 255
+        # The key is done with; and PAM, behind sshd, may want no more passwords either.
+        last_line = done.stderr.splitlines()[-1]
+        assert b"Permission denied (" in last_line
+        assert b"publickey" not in last_line
+        without = client.run("true")  # BatchMode: the key is all there is
+        assert without.returncode == 255
+        client.key = None
+        (tmp_path / "prompts").unlink()
+        alone = client.run("true", env=askpass(tmp_path, account.password))
+        assert b"Permission denied (publickey)." in alone.stderr
+        assert prompts(tmp_path) == []
+
+
 def password_client(connect: ClientFactory, server: Server, account: Account) -> Client:
     """One that has no key to offer, and prefers the plain method to keyboard-interactive."""
     client = connect(server, account)

@@ -483,12 +483,46 @@ def test_certificates_are_accepted_by_their_own_names(
     assert not plain.accepts_key(algorithm)
 
 
-def test_two_factors_in_a_row_are_refused(tmp_path: Path) -> None:
-    text = "AuthenticationMethods publickey,password\n"
-    assert "several methods in one list" in complaint(tmp_path, text)[0]
-    assert complaint(tmp_path, "AuthenticationMethods keyboard-interactive\n") == [
+@pytest.mark.parametrize(
+    ("text", "lists"),
+    [
+        ("", (("publickey",), ("password",))),
+        ("AuthenticationMethods any", (("publickey",), ("password",))),
+        ("PasswordAuthentication no", (("publickey",),)),
+        ("AuthenticationMethods publickey,password", (("publickey", "password"),)),
+        (
+            "AuthenticationMethods publickey,publickey password publickey,keyboard-interactive:pam",
+            (("publickey", "publickey"), ("password",)),
+        ),
+        (
+            "AuthenticationMethods publickey,password publickey\nPasswordAuthentication no",
+            (("publickey",),),
+        ),
+    ],
+)
+def test_methods_may_be_wanted_one_after_another(
+    tmp_path: Path, text: str, lists: tuple[tuple[str, ...], ...]
+) -> None:
+    assert read(tmp_path, f"{text}\n").for_connection(user="a").method_lists == lists
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "AuthenticationMethods keyboard-interactive",
+        "AuthenticationMethods publickey,hostbased password,none",
+        "AuthenticationMethods publickey,password\nPasswordAuthentication no",
+    ],
+)
+def test_methods_of_which_no_list_can_be_met_stop_the_start(tmp_path: Path, text: str) -> None:
+    assert complaint(tmp_path, f"{text}\n") == [
         "AuthenticationMethods cannot be satisfied by enabled authentication methods"
     ]
+
+
+@pytest.mark.parametrize("words", ["publickey,", "key,password", "publickey any"])
+def test_methods_must_be_known(tmp_path: Path, words: str) -> None:
+    assert "AuthenticationMethods" in complaint(tmp_path, f"AuthenticationMethods {words}\n")[-1]
 
 
 def test_authentication_methods_switch_the_others_off(tmp_path: Path) -> None:
