@@ -26,7 +26,7 @@ PEER: Address = ("pair", 0)
 class Party:
     """One side: what happened to it, as futures and lists that a test can look at."""
 
-    def __init__(self, engine: Engine, end: socket.socket, state: ConversationState) -> None:
+    def __init__(self, engine: Engine, udp: UdpSocket, state: ConversationState) -> None:
         loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[None] = loop.create_future()
         self.response: asyncio.Future[ResponseHead | None] = loop.create_future()
@@ -36,7 +36,7 @@ class Party:
         self.ended_by_peer = False
         self.on_channel: Callable[[Channel], None] = self.arrived.put_nowait
         self.admit: Callable[[ConnectRequest], bool] = lambda request: True
-        self.conversation = Conversation(engine, UnixSocket(end), state, self)
+        self.conversation = Conversation(engine, udp, state, self)
 
     def send_ready(self) -> None:
         self.ready.set_result(None)
@@ -100,8 +100,8 @@ async def pair(
     [(_, flight)] = client_engine.outgoing(loop.time())
     server_engine = Engine.server(FirstPacket.of(flight[0]), identity(), reset_key=RESET_KEY)
     async with asyncio.timeout(PATIENCE):
-        client = Party(client_engine, client_end, ConversationState(True, client_extensions))
-        server = Party(server_engine, server_end, ConversationState(False, server_extensions))
+        client = Party(client_engine, UnixSocket(client_end), _state(True, client_extensions))
+        server = Party(server_engine, UnixSocket(server_end), _state(False, server_extensions))
         client.conversation.start()
         server.conversation.start(flight, PEER)
         try:
@@ -125,6 +125,10 @@ async def logged_in(
         assert response is not None
         assert response.status == 200
         yield client, server
+
+
+def _state(is_client: bool, extensions: Extension) -> ConversationState:
+    return ConversationState(is_client, extensions)
 
 
 def a_request(user: str = "alice") -> ConnectRequest:

@@ -380,6 +380,8 @@ class Conversation:
         self.write(event.stream_id, [event.data], fin=event.fin)
 
     def _do_reset(self, event: ResetStream) -> None:
+        if self.state.conversation_id is not None:
+            self._owner.fault(f"stream {event.stream_id} is refused ({event.code:#x})")
         self.engine.reset(event.stream_id, event.code)
 
     def _do_stop(self, event: StopStream) -> None:
