@@ -64,7 +64,7 @@ def test_the_interrupt_key_stops_the_program_and_not_the_client(
 ) -> None:
     terminal = open_terminal(client)
     terminal.expect(r"\$ ")
-    terminal.send("echo begun; cat\n")
+    terminal.send("sh -c 'echo begun; exec cat'\n")  # it is in the foreground when it says so
     terminal.expect(r"\nbegun\r\n")
     terminal.send(b"\x03")
     terminal.expect(r"\$ ")

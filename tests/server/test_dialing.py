@@ -7,6 +7,7 @@ import os
 import select
 import socket
 import stat
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -324,14 +325,21 @@ def own(home: Path, *settings: str) -> LoginRights:
     return rights(home, *settings, uid=os.getuid())
 
 
-def test_the_agent_socket_is_the_users_alone(tmp_path: Path) -> None:
-    desk = Desk(own(tmp_path))
+@pytest.fixture
+def short_home() -> Iterator[Path]:
+    """A home that leaves room for a socket's name: pytest's own directories are long."""
+    with tempfile.TemporaryDirectory(prefix="home") as name:
+        yield Path(name)
+
+
+def test_the_agent_socket_is_the_users_alone(short_home: Path) -> None:
+    desk = Desk(own(short_home))
     desk.listeners.listen_for_agent(ListenForAgent(4))
     message, [listener] = desk.next()
     listener.close()
     assert message == ListenerOpened(4, 0)
     path = agent_path(desk)
-    assert path.parent == tmp_path / ".ssh/agent"
+    assert path.parent == short_home / ".ssh/agent"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     desk.listeners.listen_for_agent(ListenForAgent(8))
