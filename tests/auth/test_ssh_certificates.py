@@ -6,10 +6,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sshoq.auth.keys import KeyFormatError, PublicKey, parse_public_key, put_string
+from sshoq.auth.keys import KINDS, KeyFormatError, PublicKey, parse_public_key, put_string
 from sshoq.auth.ssh_certificates import (
     FOR_EVER,
     HOST,
@@ -149,6 +149,21 @@ def test_any_bytes_are_a_certificate_or_an_error(data: bytes) -> None:
         except KeyFormatError:
             continue
         assert certificate.find_flaw() is not None
+
+
+@given(st.binary(max_size=120))
+@example(b"")
+@example(put_string(b"ssh-ed25519") + put_string(bytes(64)))
+def test_any_bytes_in_place_of_the_signature_are_none(signature: bytes) -> None:
+    """Whoever may not get in can write the rest himself."""
+    key = put_string(b"ssh-ed25519") + put_string(b"k" * 32)
+    fields = [b"ssh-ed25519-cert-v01@openssh.com", b"nonce", b"k" * 32]
+    blob = b"".join(map(put_string, fields)) + bytes(8) + b"\0\0\0\1"
+    blob += put_string(b"id") + put_string(put_string(b"root")) + bytes(8) + b"\xff" * 8
+    blob += put_string(b"") * 3 + put_string(key) + put_string(signature)
+    certificate = parse_certificate(blob)
+    assert certificate.find_flaw() is not None
+    assert certificate.signature_algorithm in ("", *KINDS) or b"\0" in signature
 
 
 def test_certificate_cannot_be_an_authority(tmp_path: Path, authority: Path) -> None:

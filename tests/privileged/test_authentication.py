@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from sshoq.auth.keys import parse_public_key, put_string
+from sshoq.auth.private_keys import load_private_key
+from sshoq.auth.token import build_token
 from sshoq.server.privsep import (
     Authenticate,
     AuthenticationResult,
@@ -23,6 +26,7 @@ from sshoq.server.privsep import (
     SignHandshake,
 )
 from tests.accounts import Account, PamService, make_key, make_pam_service
+from tests.auth.keyring import make_certificate
 from tests.janitor import Janitor
 from tests.needs import need_root
 from tests.privileged.monitor_driver import CONVERSATION_ID, Monitor, receive, token_for
@@ -198,6 +202,45 @@ def test_the_go_servers_file_is_read_unless_keys_are_kept_elsewhere(
         assert monitor.try_key(fresh_account.name, fresh_account.key).outcome == ACCEPTED
     with Monitor(tmp_path / "central", "AuthorizedKeysFile /etc/nowhere/%u") as monitor:
         assert monitor.try_key(fresh_account.name, fresh_account.key).outcome == REFUSED
+
+
+# --------------------------------------------------------------------------- certificates
+
+
+def certificate_header(account: Account, blob: bytes) -> str:
+    signer = load_private_key(str(account.key))
+    token = build_token(account.name, CONVERSATION_ID, signer, time.time(), certificate=blob)
+    return f"Bearer {token}"
+
+
+@pytest.mark.parametrize("signature", [b"", b"\0\0", put_string(b"ssh-ed25519")])
+def test_a_home_made_certificate_is_refused_and_breaks_nothing(
+    tmp_path: Path, account: Account, signature: bytes
+) -> None:
+    key = parse_public_key(account.public_key).blob
+    name = put_string(b"ssh-ed25519-cert-v01@openssh.com") + put_string(b"nonce")
+    blob = name + key[len(put_string(b"ssh-ed25519")) :] + bytes(8) + b"\0\0\0\1"
+    blob += put_string(b"id") + put_string(put_string(account.name.encode()))
+    blob += bytes(8) + b"\xff" * 8 + put_string(b"") * 3 + put_string(key)
+    ca = tmp_path / "ca"
+    ca.write_text(f"{account.public_key}\n")
+    with Monitor(tmp_path / "m", f"TrustedUserCAKeys {ca}") as monitor:
+        header = certificate_header(account, blob + put_string(signature))
+        assert monitor.try_header(account.name, header).outcome == REFUSED
+        assert monitor.try_header(account.name, certificate_header(account, key)).outcome == REFUSED
+        assert monitor.try_key(account.name, account.key).outcome == ACCEPTED
+
+
+def test_a_certificate_needs_its_key(tmp_path: Path, account: Account) -> None:
+    """Whoever has seen one must not be let in by it."""
+    ca, owner = make_key(tmp_path / "ca"), make_key(tmp_path / "owner")
+    path = make_certificate(ca, owner.with_name("owner.pub"), "-n", account.name)
+    blob = parse_public_key(path.read_bytes()).blob
+    with Monitor(tmp_path / "m", f"TrustedUserCAKeys {ca}.pub") as monitor:
+        stolen = certificate_header(account, blob)
+        assert monitor.try_header(account.name, stolen).outcome == REFUSED
+        own = certificate_header(account._replace(key=owner), blob)
+        assert monitor.try_header(account.name, own).outcome == ACCEPTED
 
 
 # --------------------------------------------------------------------------- passwords

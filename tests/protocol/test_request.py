@@ -251,3 +251,10 @@ def test_a_refusal_names_the_methods_to_clients_of_ours_only() -> None:
     assert parse_response(fields).methods == ("publickey", "password")
     assert parse_response(refused(ours, "", "").fields(0)).methods == ()
     assert parse_response(refused(PeerTraits(), "", "publickey").fields(0)).methods is None
+
+
+@pytest.mark.parametrize("is_partial", [False, True])
+def test_a_refusal_tells_clients_of_ours_alone_that_a_step_is_done(is_partial: bool) -> None:
+    for traits, told in ((PeerTraits(OURS), is_partial), (PeerTraits(), False)):
+        answer = refused(traits, "", "password", is_partial=is_partial)
+        assert parse_response(answer.fields(0)).is_partial is told
