@@ -153,6 +153,7 @@ def write_to_syslog(facility: str) -> Writer:
     syslog.openlog("sshoq", syslog.LOG_PID, code)
 
     def write(level: int, line: str) -> None:
-        syslog.syslog(_PRIORITIES.get(level, _DEBUG_PRIORITY), line)
+        word = {FATAL: "fatal: ", ERROR: "error: "}.get(level, "")
+        syslog.syslog(_PRIORITIES.get(level, _DEBUG_PRIORITY), word + line)
 
     return write

@@ -135,11 +135,19 @@ class _Run:
         options = hop.options
         await _Run(self._departure._replace(invocation=hop, hops=()))._log_in(client)
         client.watch_server(options.server_alive_interval, options.server_alive_count_max)
+        if options.channel_timeouts:
+            from sshoq.client.channel_timeouts import ChannelTimeouts
+
+            ChannelTimeouts(client.conversation, options.channel_timeouts, self._log).watch()
 
     async def _converse(self, client: ClientConversation) -> int:
         await self._log_in(client)
         options = self._options  # perhaps without what an untrusted host must not get
         client.watch_server(options.server_alive_interval, options.server_alive_count_max)
+        if options.channel_timeouts:
+            from sshoq.client.channel_timeouts import ChannelTimeouts
+
+            ChannelTimeouts(client.conversation, options.channel_timeouts, self._log).watch()
         if not wishes.forwards_anything(options, self._agent) and not self._has_command_line:
             return await self._do_what_is_asked(client, None)
         from sshoq.client.forwards import forwarding

@@ -121,6 +121,8 @@ class Channel:
         self._lent = 0
         self._extended_lent = 0
         self._loop = asyncio.get_running_loop()
+        self.last_used = self._loop.time()
+        """When data last moved, either way."""
         self._opened: asyncio.Future[int] = self._loop.create_future()
         self._replies: deque[asyncio.Future[bool]] = deque()
         self._drain: asyncio.Future[None] | None = None
@@ -196,6 +198,7 @@ class Channel:
 
     async def write(self, data: Buffer) -> None:
         """Send data; waits while more than the channel's share is under way. SinkClosed."""
+        self.last_used = self._loop.time()
         self._send(self.state.data(data))
         await self._drained()
 
@@ -326,6 +329,7 @@ class Channel:
         if not self._receiving:
             return
         events = self.state.receive(data, fin)
+        self.last_used = self._loop.time()
         payload = 0
         for event in events:
             if isinstance(event, Data | ExtendedData):

@@ -57,8 +57,9 @@ def test_lines_end_in_cr_lf_and_are_appended(tmp_path: Path) -> None:
 
 
 def test_unwritable_log_file_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(Failure, match=r"Couldn't open logfile .*: No such file"):
+    with pytest.raises(Failure, match=r"Couldn't open logfile .*: No such file") as caught:
         write_to_file(str(tmp_path / "missing" / "log"))
+    assert caught.value.status == 1
 
 
 def test_closed_stderr_is_no_error() -> None:
