@@ -22,6 +22,7 @@ from sshoq.transport.channel import Channel, SinkClosed
 from sshoq.transport.events import AFTER_LOGIN
 from sshoq.transport.packets import FirstPacket
 from sshoq.transport.quic import Engine
+from sshoq.transport.udp import UdpSocket
 from tests.link import RESET_KEY, identity
 from tests.pair import Party
 
@@ -47,7 +48,7 @@ class LittleServer(Party):
         self.heard = asyncio.Event()
         self._judge = judge
         self._serve = serve
-        super().__init__(engine, end, _state(extensions))
+        super().__init__(engine, UdpSocket(end), _state(extensions))
         self.on_channel = self._accept
         turn = self.conversation._turn
 
