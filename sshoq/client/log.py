@@ -135,6 +135,15 @@ def _wait_writable(fd: int) -> None:
     poll.poll(1000)
 
 
+def lead_nowhere(*descriptors: int) -> None:
+    """Standard streams that go to /dev/null from now on; whoever is at their other end is told by
+    that."""
+    nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for fd in descriptors:
+        os.dup2(nothing, fd)
+    os.close(nothing)
+
+
 def write_to_file(path: str) -> Writer:
     """-E: append to a file."""
     try:

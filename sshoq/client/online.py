@@ -17,7 +17,7 @@ from sshoq.client.authentication import Authentication, Reply
 from sshoq.client.background import Background
 from sshoq.client.first_flight import Flight, LinkWish
 from sshoq.client.identities import Candidate, Wishes, gather_keys, is_understood
-from sshoq.client.log import Failure, Log, printable, write_fully
+from sshoq.client.log import Failure, Log, lead_nowhere, printable, write_fully
 from sshoq.client.opening import ClientConversation, reach
 from sshoq.client.prompt import Prompter, run_with_prompts
 from sshoq.client.session import (
@@ -181,7 +181,7 @@ class _Run:
     ) -> Ending:
         """The session is over; what came through the forwardings goes on, as with ssh. Whoever
         reads our output learns that there will be no more."""
-        leave_standard_streams()
+        lead_nowhere(0, 1)
         async with asyncio.TaskGroup() as group:
             drained = group.create_task(forwards.drained())
             waiting = group.create_task(wait_without_session(client.gone, self._log))
@@ -398,14 +398,6 @@ class _Run:
             self._log.verbose(line)
         self._log.debug(f"Exit status {-1 if ending.status is None else ending.status}")
         return FAILED if ending.status is None else ending.status
-
-
-def leave_standard_streams() -> None:
-    """Input and output go nowhere from now on; messages still have their stream."""
-    nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    for fd in (0, 1):
-        os.dup2(nothing, fd)
-    os.close(nothing)
 
 
 def _is_legacy(response: ResponseHead) -> bool:

@@ -6,7 +6,7 @@ What a ProxyCommand does. Loaded only for that.
 import asyncio
 import signal
 
-from sshoq.client.log import Log
+from sshoq.client.log import Log, lead_nowhere
 from sshoq.client.session import FAILED, Ending
 from sshoq.client.signals import ENDING, catching
 from sshoq.forwarding.forwarder import FdSink, FdSource, standard_sink, standard_source
@@ -14,15 +14,36 @@ from sshoq.forwarding.joint import join
 from sshoq.transport.channel import Channel, ChannelClosed, ChannelRefused
 
 
+class _Output:
+    """Standard output. Its reader learns of its end at once, and `ended` tells us."""
+
+    def __init__(self) -> None:
+        self._sink: FdSink = standard_sink(1)
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def write(self, data: bytes | memoryview) -> None:
+        await self._sink.write(data)
+
+    async def write_eof(self) -> None:
+        self.close()
+        lead_nowhere(1)
+        self.ended.set_result(None)
+
+    def close(self) -> None:
+        self._sink.close()
+
+
 class StandardEnd:
     """Our standard input and output as an end of a channel."""
 
     def __init__(self) -> None:
         self.source: FdSource = standard_source(0)
-        self.sink: FdSink = standard_sink(1)
+        self.sink = _Output()
 
     def stop_reading(self) -> None:
+        """Who writes to us gets the signal that nobody reads."""
         self.source.close()
+        lead_nowhere(0)
 
     def abort(self) -> None:
         self.close()
@@ -50,9 +71,12 @@ async def run_stdio(channel: Channel, log: Log) -> Ending:
 
 
 async def _run(channel: Channel, log: Log) -> Ending:
-    """What is there to be sent travels ahead of the answer."""
+    """What is there to be sent travels ahead of the answer. When the far side has closed, it is
+    over, whether or not there would be more to send: as with ssh, and hardly anybody half-closes.
+    """
+    end = StandardEnd()
     async with asyncio.TaskGroup() as group:
-        joint = group.create_task(join(channel, StandardEnd()))
+        joint = group.create_task(join(channel, end))
         try:
             await channel.opened()
         except ChannelRefused as refusal:
@@ -65,4 +89,7 @@ async def _run(channel: Channel, log: Log) -> Ending:
         except ChannelClosed:
             joint.cancel()
             return Ending(None)
+        either: set[asyncio.Future[None]] = {joint, end.sink.ended}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        joint.cancel()
     return Ending(0)

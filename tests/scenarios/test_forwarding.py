@@ -243,6 +243,20 @@ def test_standard_input_can_be_a_connection(client: Client, echo_port: int) -> N
     assert (done.stdout, done.returncode) == (b"echo:" + BLOB, 0)
 
 
+def test_standard_input_as_a_connection_ends_with_the_far_side(client: Client) -> None:
+    """Nobody has to close our standard input first."""
+    with socket.create_server(("127.0.0.1", 0)) as target:
+        process = client.start(flags=["-W", f"127.0.0.1:{target.getsockname()[1]}"])
+        connection, _ = target.accept()
+        with connection:
+            connection.sendall(b"all of it")
+            connection.shutdown(socket.SHUT_WR)
+            assert process.stdout is not None
+            assert process.stdout.read() == b"all of it"
+            assert process.wait(timeout=10) == 0
+        process.communicate()
+
+
 def test_a_failed_connection_of_standard_input_is_255(client: Client) -> None:
     done = client.run(flags=["-W", f"127.0.0.1:{free_port('tcp')}"], input=b"")
     assert done.returncode == 255
