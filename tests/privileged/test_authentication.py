@@ -334,7 +334,9 @@ def test_two_keys_must_be_two_and_bind_both(
     )
     with Monitor(tmp_path / "m", "AuthenticationMethods publickey,publickey") as monitor:
         assert monitor.try_key(account.name, account.key).is_partial
-        again = monitor.try_key(account.name, account.key)
+        signer = load_private_key(str(account.key))  # the very same token would be refused as such
+        token = build_token(account.name, CONVERSATION_ID, signer, time.time() + 5)
+        again = monitor.try_header(account.name, f"Bearer {token}")
         assert (again.outcome, again.is_partial) == (REFUSED, False)
         assert "refusing previously-used ED25519 key" in monitor.log
         assert monitor.try_key(account.name, third).outcome == REFUSED
