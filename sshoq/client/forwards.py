@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -131,6 +131,8 @@ class Forwards:
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._remote_open = parse_places(options.permit_remote_open)
+        self.on_activity: Callable[[], None] = lambda: None
+        """Called when the first connection comes through, and when the last one has ended."""
 
     # ------------------------------------------------------------------ what is open
 
@@ -141,13 +143,20 @@ class Forwards:
     def _start(self, number: int, work: Coroutine[Any, Any, None]) -> None:
         task = self._group.create_task(work)
         self._tasks[task] = number
-        self._quiet.clear()
+        if self.is_quiet:
+            self._quiet.clear()
+            self.on_activity()
         task.add_done_callback(self._note_end)
 
     def _note_end(self, task: "asyncio.Task[None]") -> None:
         del self._tasks[task]
         if not self._tasks:
             self._quiet.set()
+            self.on_activity()
+
+    @property
+    def is_quiet(self) -> bool:
+        return self._quiet.is_set()
 
     def _free_number(self) -> int:
         used = set(self._tasks.values())
@@ -158,6 +167,15 @@ class Forwards:
             self._stop_listening(0)
         for task in (*self._tasks, *self._flows):
             task.cancel()
+
+    # ------------------------------------------------------------------ what is listened on
+
+    def standing_locally(self) -> list[Forward]:
+        return [forward for forward, _, _ in self._local]
+
+    def standing_remotely(self) -> list[tuple[Forward, int]]:
+        """With the port at which the server listens."""
+        return [(forward, port) for forward, port, _ in self._remote]
 
     # ------------------------------------------------------------------ listening here
 

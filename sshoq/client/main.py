@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sshoq.client.addresses import HostAddress
-    from sshoq.client.background import Background
+    from sshoq.client.background import Background, Word
     from sshoq.client.first_flight import Flight, LinkWish
 
 
@@ -136,6 +136,7 @@ class Run:
         self._log = log
         self._may_fall_back = False
         self._hops: list[Invocation] = []
+        self._background: Background | None = None
 
     def run(self) -> int:
         if self._options.transport != "ssh":
@@ -152,11 +153,13 @@ class Run:
         self._hops = self._find_hops()
         nearest = self._hops[0] if self._hops else self._invocation
         targets = self._resolve(nearest)
-        background = self._fork()
+        word = self._fork()
+        if word is not None:
+            return self._follow(word)
         self._load_engine()
         wish = self._link_wish(nearest)
         first = self._launch(targets[0], wish)
-        return self._go_online(targets, wish, first, background)
+        return self._go_online(targets, wish, first)
 
     def _share(self) -> int | None:
         """-O, and as a client of a master that runs already: no connection of our own is needed."""
@@ -202,13 +205,40 @@ class Run:
         options = invocation.options
         return resolve_host(options.hostname, options.quic_port, options.address_family)
 
-    def _fork(self) -> "Background | None":
-        """-f. The child goes on from here; see background.py."""
-        if not self._options.fork_after_authentication:
-            return None
-        from sshoq.client.background import fork_with_waiting_parent
+    def _fork(self) -> "Word | None":
+        """-f, and a master that is to stay: the child goes on from here, see background.py, and the
+        parent returns with what it is to do then."""
+        from sshoq.client.wishes import is_master
 
-        return fork_with_waiting_parent()
+        options = self._options
+        persists, _ = options.control_persist
+        if persists and is_master(options) and not os.path.lexists(options.control_path or ""):
+            from sshoq.client.background import Word, fork_with_following_parent
+
+            became = fork_with_following_parent(is_master=True)
+            if isinstance(became, Word):
+                return became
+            self._background = became
+        elif options.fork_after_authentication:
+            from sshoq.client.background import fork_with_waiting_parent
+
+            self._background = fork_with_waiting_parent()
+        return None
+
+    def _follow(self, word: "Word") -> int:
+        """The parent, when the child has found out what there is for it to do."""
+        from sshoq.client.background import Word
+
+        if word is Word.LEAVE:
+            return 0
+        if word is Word.FALL_BACK:
+            from sshoq.client.fallback import exec_ssh
+
+            exec_ssh(self._invocation, os.environ)
+        from sshoq.client.mux_client import share
+
+        status = share(self._invocation, self._log, is_own=True)
+        return FAILED if status is None else status
 
     def _load_engine(self) -> None:
         """The most expensive part of the start, so only as far as it takes to begin."""
@@ -256,7 +286,6 @@ class Run:
         targets: "list[HostAddress]",
         wish: "LinkWish",
         first: "Flight | OSError",
-        background: "Background | None",
     ) -> int:
         """The first flight is in the air: load the rest, then go on with it."""
         import asyncio
@@ -278,7 +307,7 @@ class Run:
             wish,
             first,
             patience,
-            background,
+            self._background,
             self._note_reached,
             self._hops,
             self._link_wish,
@@ -309,6 +338,10 @@ class Run:
             from sshoq.client.fallback import exec_ssh
 
             self._log.debug(f"no SSHOQ at {place}: {reason}")
+            if self._background is not None and self._background.is_master:
+                from sshoq.client.background import Word
+
+                return 0 if self._background.say(Word.FALL_BACK) else FAILED
             exec_ssh(self._invocation, os.environ)
         raise Failure(f"ssh: connect to host {place}: {reason}", level=ERROR)
 

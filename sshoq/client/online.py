@@ -14,7 +14,7 @@ from sshoq.auth.agent import agent_path
 from sshoq.client import wishes
 from sshoq.client.addresses import HostAddress
 from sshoq.client.authentication import Authentication, Reply
-from sshoq.client.background import Background
+from sshoq.client.background import Background, Word
 from sshoq.client.first_flight import Flight, LinkWish
 from sshoq.client.identities import Candidate, Wishes, gather_keys, is_understood
 from sshoq.client.log import Failure, Log, lead_nowhere, printable, write_fully
@@ -32,7 +32,7 @@ from sshoq.client.session import (
 from sshoq.client.trust import check_host, guarded
 from sshoq.config.options import Options
 from sshoq.config.resolve import Invocation
-from sshoq.config.usage import INFO
+from sshoq.config.usage import DEBUG1, INFO
 from sshoq.protocol.extensions import Extension
 from sshoq.protocol.messages import Session
 from sshoq.protocol.outcome import Unsupported
@@ -42,6 +42,7 @@ from sshoq.transport.channel import Channel
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sshoq.client.forwards import Forwards
+    from sshoq.client.mux_master import Master
 
 LEGACY_USER_AGENT = "SSH 3.0 h4sh5/sshoq 0.1.5"
 """What a Go server from before the specification had a name accepts."""
@@ -87,6 +88,8 @@ class _Run:
         self._stdio: Channel | None = None
         self._user_agent: str | None = None
         self._banner = ""
+        background = departure.background
+        self._will_be_master = background is not None and background.is_master
 
     async def run(self) -> int:
         async with self._way() as client:
@@ -148,42 +151,76 @@ class _Run:
             from sshoq.client.channel_timeouts import ChannelTimeouts
 
             ChannelTimeouts(client.conversation, options.channel_timeouts, self._log).watch()
-        if not wishes.forwards_anything(options, self._agent) and not self._has_command_line:
-            return await self._do_what_is_asked(client, None)
+        is_needed = wishes.forwards_anything(options, self._agent) or wishes.is_master(options)
+        if not is_needed and not self._has_command_line:
+            return await self._do_what_is_asked(client, None, None)
         from sshoq.client.forwards import forwarding
 
         async with forwarding(client, options, self._log, self._agent) as forwards:
             await forwards.listen_locally()
             await forwards.ask_remote()
-            return await self._do_what_is_asked(client, forwards)
+            if not wishes.is_master(options):
+                return await self._do_what_is_asked(client, forwards, None)
+            from sshoq.client.mux_master import mastering
+
+            async with mastering(client, forwards, options, self._log, self._agent) as master:
+                return await self._do_what_is_asked(client, forwards, master)
 
     async def _do_what_is_asked(
-        self, client: ClientConversation, forwards: "Forwards | None"
+        self, client: ClientConversation, forwards: "Forwards | None", master: "Master | None"
     ) -> int:
-        """With all forwardings in place."""
+        """With all forwardings in place, and a master's socket."""
         options = self._options
         if options.local_command and options.permit_local_command:
             await run_with_prompts(self._prompter, self._run_local_command)
-        if self._departure.background is not None and not self._departure.background.detach():
+        if not self._leave_foreground(master):
             return FAILED
-        if options.stdio_forward is not None:
-            ending = await self._run_stdio(client)
-        elif self._session is None:
-            ending = await wait_without_session(client.gone, self._log)
-        else:
-            ending = await self._run_session(client, self._session, forwards)
-            if forwards is not None and ending.signal_number is None:
-                ending = await self._outlast(client, forwards, ending)
+        work = self._work(client, forwards, master)
+        ending = await (work if master is None else master.run(work))
         return self._report(client, ending)
 
-    async def _outlast(
-        self, client: ClientConversation, forwards: "Forwards", ending: Ending
+    def _leave_foreground(self, master: "Master | None") -> bool:
+        """-f and ControlPersist. False: whoever waited for that is gone."""
+        background = self._departure.background
+        if background is None:
+            return True
+        if background.is_master and master is not None:
+            return self._leave_to_serve(background)
+        if background.is_master and not self._options.fork_after_authentication:
+            background.stay()
+            return True
+        return background.detach()
+
+    def _leave_to_serve(self, background: Background) -> bool:
+        is_wanted = self._session is not None or self._options.stdio_forward is not None
+        self._session = None  # it is the parent's, who will be our client
+        self._log.debug("forking to background")
+        lead_nowhere(0, 1, *(() if self._log.level >= DEBUG1 else (2,)))
+        return background.detach(Word.SHARE if is_wanted else Word.LEAVE)
+
+    async def _work(
+        self, client: ClientConversation, forwards: "Forwards | None", master: "Master | None"
     ) -> Ending:
-        """The session is over; what came through the forwardings goes on, as with ssh. Whoever
-        reads our output learns that there will be no more."""
+        """What we are here for ourselves."""
+        is_served = master is not None and self._will_be_master
+        if self._options.stdio_forward is not None and not is_served:
+            return await self._run_stdio(client)
+        if self._session is None:
+            return await wait_without_session(client.gone, self._log)
+        ending = await self._run_session(client, self._session, forwards)
+        if forwards is not None and ending.signal_number is None:
+            ending = await self._outlast(client, master or forwards, ending)
+        return ending
+
+    async def _outlast(
+        self, client: ClientConversation, others: "Forwards | Master", ending: Ending
+    ) -> Ending:
+        """The session is over; what came through the forwardings goes on, as with ssh, and so do
+        the clients that share our connection. Whoever reads our output learns that there will be
+        no more."""
         lead_nowhere(0, 1)
         async with asyncio.TaskGroup() as group:
-            drained = group.create_task(forwards.drained())
+            drained = group.create_task(others.drained())
             waiting = group.create_task(wait_without_session(client.gone, self._log))
             either: set[asyncio.Task[Any]] = {drained, waiting}
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -263,7 +300,10 @@ class _Run:
         return Reply(False, response.methods, response.is_partial)
 
     async def _ask_early(self, client: ClientConversation) -> None:
-        """Not with remote forwardings: they must stand before the session starts."""
+        """Not with remote forwardings: they must stand before the session starts. Nor if our own
+        parent will come for it."""
+        if self._will_be_master:
+            return
         if self._options.stdio_forward is not None:
             self._stdio = await self._open_stdio(client)
         elif self._session is not None and not self._options.remote_forwards:

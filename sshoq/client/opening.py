@@ -135,6 +135,15 @@ class ClientConversation:
         self.conversation.close(Code.NO_ERROR)
         await self.conversation.over()
 
+    def describe(self) -> list[str]:
+        """Which way the conversation goes, and how it is protected."""
+        engine = self.conversation.engine
+        here = self._udp.socket.getsockname() if self._udp.socket.fileno() >= 0 else ""
+        there = f"{self.target.ip}:{self.target.port}"
+        way = f"udp {here[0]}:{here[1]} -> {there}" if isinstance(here, tuple) else f"udp {there}"
+        keys = f"TLS 1.3, key exchange {engine.key_exchange}, cipher {engine.cipher_suite}"
+        return [way, keys, *self.describe_traffic()]
+
     def describe_traffic(self) -> tuple[str, str]:
         """The two lines that ssh has for it at VERBOSE."""
         sent, received = self._udp.sent, self._udp.received

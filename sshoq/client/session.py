@@ -216,7 +216,7 @@ class SessionRun:
             if self._asked.terminal is not None and not await self._asked.terminal:
                 self._lose_terminal()
             if not await self._asked.program:
-                self._log.error(f"{self._asked.program_name} request failed on channel 0")
+                self._complain_of(self._asked.program_name)
                 self._end(Ending(FAILED))
         except ChannelRefused as refusal:
             self._log.error(f"channel 0: open failed: {refusal.text}")
@@ -227,9 +227,12 @@ class SessionRun:
     def _lose_terminal(self) -> None:
         self._has_terminal = False
         self._terminal.leave_raw()
-        self._log.error("PTY allocation request failed on channel 0")
+        self._complain_of("PTY allocation")
         if self._wish.terminal is not None and self._wish.terminal.demanded:
             self._end(Ending(FAILED))
+
+    def _complain_of(self, request: str) -> None:
+        self._log.error(f"{request} request failed on channel 0")
 
     async def _watch_exit(self) -> int | None:
         """Until no more requests can come. The status is what the server told, if it did."""

@@ -12,8 +12,8 @@ ENDING = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT)
 
 @contextmanager
 def catching(numbers: tuple[int, ...], call: Callable[[int], None]) -> Iterator[None]:
-    """`call` gets the number; within another such block, instead of that one's. A signal that was
-    ignored from the start stays so (nohup).
+    """`call` gets the number; within another such block, instead of that one's, but for SIGWINCH,
+    which concerns everybody. A signal that was ignored from the start stays so (nohup).
 
     The loop's own way to catch signals is not used: it loads 5 ms worth of modules, only to see
     whether `call` is a coroutine.
@@ -22,6 +22,9 @@ def catching(numbers: tuple[int, ...], call: Callable[[int], None]) -> Iterator[
 
     def hand_over(number: int, frame: object) -> None:
         loop.call_soon(call, number)
+        outer = before[number]
+        if number == signal.SIGWINCH and callable(outer):
+            outer(number, None)
 
     before = {number: signal.getsignal(number) for number in numbers}
     caught = [number for number, action in before.items() if action is not signal.SIG_IGN]

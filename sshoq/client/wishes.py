@@ -30,7 +30,6 @@ _NOTHING_FOLLOWS = (ACCEPTED, KEYS_CHANGE, NOT_BUILT, TLS)
 _NOT_YET = "{} is not supported yet by sshoq"
 
 _ACTIONS = {
-    "control": "-O",
     "sftp": "-sftp",
     "scp": "-scp",
 }
@@ -46,8 +45,6 @@ def not_supported(invocation: Invocation) -> str | None:
         "-I (PKCS11Provider)": options.pkcs11_provider is not None,
         "-use-oidc": options.use_oidc is not None,
     }
-    words = invocation.ssh_arguments or ()
-    asked |= {letter: letter in words for letter in ("-M",)}
     name = next((name for name, wanted in asked.items() if wanted), None)
     return None if name is None else _NOT_YET.format(name)
 
@@ -77,8 +74,6 @@ def without_effect(options: Options) -> list[str]:
         wished = getattr(options, row.attribute)
         if row.quic in _NOTHING_FOLLOWS and wished not in (None, default_of(row)):
             lines.append(f"{row.name}: {row.quic}")
-    if options.control_master != "no":
-        lines.append("ControlMaster: not supported yet, ignored")
     return lines
 
 
@@ -173,6 +168,11 @@ def forwarded_agent(options: Options, environ: Mapping[str, str]) -> str | None:
 
     path = options.forward_agent_path or agent_path(options.identity_agent, environ)
     return path if path is not None and os.path.exists(path) else None
+
+
+def is_master(options: Options) -> bool:
+    """Whether others may come to share our connection."""
+    return options.control_path is not None and options.control_master != "no"
 
 
 def forwards_anything(options: Options, agent: str | None) -> bool:

@@ -503,8 +503,6 @@ def test_messages_go_to_the_log_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "name"),
     [
-        (["-M"], "-M"),
-        (["-O", "check", "-S", "/nonexistent"], "-O"),
         (["-o", "ProxyCommand=nc %h %p"], "ProxyCommand"),
     ],
 )

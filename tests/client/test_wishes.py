@@ -106,7 +106,6 @@ def test_local_command_knows_the_tokens() -> None:
     "line",
     [
         "ForwardX11 yes",
-        "ControlMaster auto",
         "Compression yes",
         "Ciphers aes128-ctr",
         "MACs hmac-sha2-256",

@@ -32,7 +32,6 @@ ClientFactory = Callable[..., Client]
 # What ssh does and ours says it cannot do yet. Whoever adds the feature removes the line: the
 # scenario is there. By file or by test; not run, since most would wait for what does not come.
 NOT_YET = {
-    "TestSharing": "connection sharing is not there yet",
 }
 
 
