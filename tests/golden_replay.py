@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sshoq.protocol.channel import (
+    Chaff,
     ChannelEvent,
     ChannelState,
     Confirmed,
@@ -28,6 +29,7 @@ from sshoq.protocol.channel import (
 )
 from sshoq.protocol.messages import (
     SIGNAL_VALUE,
+    ChaffMessage,
     ChannelHeader,
     ChannelRequest,
     Confirmation,
@@ -195,6 +197,8 @@ def encode_event(event: ChannelEvent) -> bytes:
             return varint(96)
         case Requested():
             return encode_request(event.request, event.want_reply)
+        case Chaff():
+            return varint(101) + ChaffMessage(event.want_answer, b"").encode()
         case Replied():
             return varint(99 if event.success else 100)
     return b""

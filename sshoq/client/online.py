@@ -484,4 +484,5 @@ def session_wish(invocation: Invocation, agent: str | None) -> SessionWish | Non
         escape_character=wishes.escape_character(options),
         stdin_null=options.stdin_null,
         forward_agent=agent is not None,
+        keystroke_interval=options.obscure_keystroke_interval / 1000,
     )

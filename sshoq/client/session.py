@@ -11,7 +11,7 @@ import os
 import signal
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sshoq.client.background import leave_running_session
 from sshoq.client.escape import COMMANDS, SUSPEND, Command, Escapes, help_text, visible
@@ -43,6 +43,9 @@ from sshoq.transport.channel import (
     ExtendedSource,
     SinkClosed,
 )
+
+if TYPE_CHECKING:
+    from sshoq.client.keystrokes import ObscuredKeys
 
 FAILED = 255
 
@@ -78,6 +81,8 @@ class SessionWish(NamedTuple):
     escape_character: bytes | None = None
     stdin_null: bool = False
     forward_agent: bool = False
+    keystroke_interval: float = 0.0
+    """ObscureKeystrokeTiming, in seconds; 0: it is switched off."""
 
 
 class Ending(NamedTuple):
@@ -269,12 +274,27 @@ class SessionRun:
                 await self._end_input()
                 return
             with contextlib.closing(standard_source(self._stdin)) as source:
-                sink = _InputSink(self._channel, self._typed, self._end_input)
+                keys = self._obscured_keys()
+                sink = _InputSink(keys or self._channel, self._typed, self._end_input)
                 try:
                     await pump(self._without_escapes(source), sink)
                 except OSError as error:  # standard input is a directory
                     self._log.error(f"read: {error.strerror}")
                     await self._end_input()
+                finally:
+                    if keys is not None:
+                        keys.stop()
+
+    def _obscured_keys(self) -> "ObscuredKeys | None":
+        interval = self._wish.keystroke_interval
+        if self._wish.terminal is None or interval <= 0:
+            return None
+        if not self._channel.state.traits.supports(Extension.CHAFF):
+            self._log.debug("ObscureKeystrokeTiming: this server knows no chaff")
+            return None
+        from sshoq.client.keystrokes import ObscuredKeys
+
+        return ObscuredKeys(self._channel, interval)
 
     def _typed(self, data: bytes | memoryview) -> bytes | memoryview:
         state = self._asked.state
@@ -418,18 +438,20 @@ class _InputSink:
 
     def __init__(
         self,
-        channel: Channel,
+        keys: "Channel | ObscuredKeys",
         typed: Callable[[bytes | memoryview], bytes | memoryview],
         end: Callable[[], Awaitable[None]],
     ) -> None:
-        self._channel = channel
+        self._keys = keys
         self._typed = typed
         self._end = end
 
     async def write(self, data: bytes | memoryview) -> None:
-        await self._channel.write(self._typed(data))
+        await self._keys.write(self._typed(data))
 
     async def write_eof(self) -> None:
+        if not isinstance(self._keys, Channel):
+            self._keys.flush()
         await self._end()
 
 

@@ -10,6 +10,7 @@ from enum import Enum, auto
 
 from sshoq.protocol.extensions import NONE, Extension
 from sshoq.protocol.messages import (
+    CHAFF,
     CONFIRMATION,
     DATA,
     EOF,
@@ -20,6 +21,7 @@ from sshoq.protocol.messages import (
     SUCCESS,
     AgentConnection,
     BoundedReader,
+    ChaffMessage,
     ChannelHeader,
     ChannelRequest,
     Confirmation,
@@ -49,12 +51,16 @@ MAX_INCOMING = 1 << 20
 """Go peers go a little over what was announced; a longer message is a mistake or an attack."""
 MAX_CONTROL = 8192
 """The longest refusal, its text included."""
+MAX_CHAFF = 64
+"""The longest filler: chaff is to look like a keystroke."""
 JOIN = 1024
 """Up to this size one buffer is cheaper than two."""
 
 Buffer = bytes | memoryview
 
-_NEEDS = {EOF: Extension.EOF, SUCCESS: Extension.REPLY, FAILURE: Extension.REPLY}
+_NEEDS = {
+    EOF: Extension.EOF, SUCCESS: Extension.REPLY, FAILURE: Extension.REPLY, CHAFF: Extension.CHAFF,
+}
 _FROM_SERVER = (ExitStatus, ExitSignal, Listening)
 _DATA_PREFIX = varint(DATA)
 _EXTENDED_PREFIX = varint(EXTENDED_DATA)
@@ -107,6 +113,12 @@ class Replied(ChannelEvent):
 
     request: ChannelRequest
     success: bool
+
+
+class Chaff(ChannelEvent):
+    """Nothing was said; whether the like of it is wanted in return."""
+
+    want_answer: bool
 
 
 class Eof(ChannelEvent):
@@ -296,6 +308,10 @@ class ChannelState:
             raise ProtocolError("an answer to no request")
         return Replied(self._unanswered.pop(0), success)
 
+    def _read_chaff(self, reader: BoundedReader) -> ChannelEvent:
+        reader.bound = reader.position + MAX_CHAFF + 3
+        return Chaff(ChaffMessage.read(reader).want_answer)
+
     def _receive_fin(self, events: list[ChannelEvent]) -> None:
         if self._partial or self._payload_left:
             raise ProtocolError("the stream ends inside a message")
@@ -403,6 +419,14 @@ class ChannelState:
         self._outgoing = _Outgoing.AFTER_EOF
         return [varint(EOF)]
 
+    def chaff(self, size: int, *, want_answer: bool) -> list[Buffer]:
+        """Nothing, of that many bytes in all; at least four, since it has to say so."""
+        self._check_open(CHAFF)
+        if size > MAX_CHAFF:
+            raise IllegalSend("so much chaff is no keystroke")
+        filler = bytes(max(0, size - 4))
+        return [varint(CHAFF) + ChaffMessage(want_answer, filler).encode()]
+
     def finish(self) -> list[Buffer]:
         """What has to be written together with the end of our side of the stream; often nothing."""
         if self._outgoing is _Outgoing.FINISHED:
@@ -468,6 +492,7 @@ _READERS = {
     REQUEST: ChannelState._read_request,
     SUCCESS: ChannelState._read_success,
     FAILURE: ChannelState._read_failure,
+    CHAFF: ChannelState._read_chaff,
 }
 
 

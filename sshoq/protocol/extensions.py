@@ -41,12 +41,15 @@ class Extension(IntFlag):
     """A token may be signed by a key on a FIDO token."""
     NAMED_KEY = 1 << 12
     """A token may name its key."""
+    CHAFF = 1 << 13
+    """Message 101 on a session means nothing, and is answered if it says so."""
 
 
 OURS = (
     Extension.EARLY | Extension.EOF | Extension.REPLY | Extension.ENV | Extension.SUBSYSTEM
     | Extension.FORWARD | Extension.AGENT | Extension.BANNER | Extension.SIGNAL
     | Extension.CERTIFICATE | Extension.SECURITY_KEY | Extension.NAMED_KEY
+    | Extension.CHAFF
 )
 """What this version implements."""
 

@@ -41,6 +41,7 @@ EOF = 96
 REQUEST = 98
 SUCCESS = 99
 FAILURE = 100
+CHAFF = 101
 
 STDERR = 1
 """The one type of extended data (RFC 4254 5.2)."""
@@ -115,7 +116,7 @@ OPENINGS: dict[str, type[ChannelOpening]] = {}
 class Session(ChannelOpening, name="session"):
     """A program or shell with its standard streams (RFC 4254 6.1)."""
 
-    accepts = frozenset({DATA, EXTENDED_DATA, EOF, REQUEST, SUCCESS, FAILURE})
+    accepts = frozenset({DATA, EXTENDED_DATA, EOF, REQUEST, SUCCESS, FAILURE, CHAFF})
 
 
 class Sftp(ChannelOpening, name="sftp"):
@@ -407,6 +408,13 @@ class RefusalReason(IntEnum):
     CONNECT_FAILED = 2
     UNKNOWN_CHANNEL_TYPE = 3
     RESOURCE_SHORTAGE = 4
+
+
+class ChaffMessage(Message):
+    """101: nothing at all, so that nobody sees when something is said (CHAFF)."""
+
+    want_answer: Bool
+    filler: Bytes
 
 
 class ChannelRequest(Message):

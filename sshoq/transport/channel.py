@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sshoq.protocol.channel import (
     Buffer,
+    Chaff,
     ChannelEvent,
     ChannelState,
     Confirmed,
@@ -35,6 +36,9 @@ MAX_WAITING_REQUESTS = 256
 """Requests not yet acted upon. Each takes milliseconds at most; a peer that outruns that is
 hostile.
 """
+
+LEAST_CHAFF = 4
+"""The size of a message with one typed character, or its echo."""
 
 SMALL = 4096
 """Pieces of data up to this size are joined while they wait."""
@@ -206,6 +210,10 @@ class Channel:
         """Send a few bytes, without waiting for room. SinkClosed."""
         self._send(self.state.data(data))
 
+    def send_chaff(self, size: int, *, want_answer: bool) -> None:
+        """Nothing, in so many bytes, for who watches the line. SinkClosed."""
+        self._send(self.state.chaff(size, want_answer=want_answer))
+
     async def write_extended(self, data: Buffer) -> None:
         """Send stderr data, in the same way."""
         self._send(self.state.extended(STDERR, data))
@@ -247,7 +255,7 @@ class Channel:
         self._conversation.write(self.stream_id, buffers, fin=fin)
 
     async def _drained(self) -> None:
-        while self._sending and self._conversation.is_crowded(self.stream_id):
+        while self._sending and self.is_crowded():
             self._drain = self._loop.create_future()
             try:
                 await self._drain
@@ -255,6 +263,10 @@ class Channel:
                 self._drain = None
         if not self._sending:
             raise SinkClosed("the peer takes no more")
+
+    def is_crowded(self) -> bool:
+        """Whether so much is under way that `write` would wait."""
+        return self._conversation.is_crowded(self.stream_id)
 
     def wake_writer(self) -> None:
         """The conversation: what was under way has arrived."""
@@ -383,6 +395,16 @@ class Channel:
         if not answer.done():
             answer.set_result(event.success)
 
+    def _sort_chaff(self, event: Chaff) -> None:
+        """Answered like a key by its echo; not to a client that does not take its answers."""
+        if (
+            event.want_answer
+            and not self.state.is_client
+            and self._sending
+            and not self.is_crowded()
+        ):
+            self._send(self.state.chaff(LEAST_CHAFF, want_answer=False))
+
     def _sort_eof(self, event: Eof) -> None:
         self._data.end()
         self._extended.end()
@@ -398,6 +420,7 @@ _SORT: dict[type[ChannelEvent], Callable[[Channel, ChannelEvent], None]] = {
     Confirmed: Channel._sort_confirmed,  # type: ignore[dict-item]
     Refused: Channel._sort_refused,  # type: ignore[dict-item]
     Replied: Channel._sort_reply,  # type: ignore[dict-item]
+    Chaff: Channel._sort_chaff,  # type: ignore[dict-item]
     Eof: Channel._sort_eof,  # type: ignore[dict-item]
     Finished: Channel._sort_finished,  # type: ignore[dict-item]
 }

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from sshoq.protocol.channel import (
     GO_MAX_MESSAGE,
+    MAX_CHAFF,
     MAX_INCOMING,
     MAX_MESSAGE,
     Buffer,
+    Chaff,
     ChannelEvent,
     ChannelState,
     Confirmed,
@@ -239,12 +241,30 @@ def test_eof_ends_data_and_not_requests() -> None:
 
 
 @pytest.mark.parametrize(("number", "extension"), [
-    (96, Extension.EOF), (99, Extension.REPLY), (100, Extension.REPLY),
+    (96, Extension.EOF), (99, Extension.REPLY), (100, Extension.REPLY), (101, Extension.CHAFF),
 ])
 def test_extensions_that_were_not_announced_are_errors(number: int, extension: Extension) -> None:
     state = server_session(our_traits(OURS & ~extension))
     with pytest.raises(ProtocolError):
         state.receive(varint(number))
+
+
+def test_chaff_looks_like_what_is_typed_and_means_nothing() -> None:
+    client, server = client_session(our_traits()), server_session(our_traits())
+    typed = b"".join([*client.data(b"x"), *client.chaff(12, want_answer=False)])
+    nothing = b"".join(client.chaff(16, want_answer=True))
+    assert typed.hex() == "405e0178" + "40650008" + "00" * 8
+    assert nothing.hex() == "4065010c" + "00" * 12
+    assert server.receive(typed) == [Data(b"x"), Chaff(False)]
+    assert server.receive(nothing) == [Chaff(True)]
+    assert b"".join(server.chaff(4, want_answer=False)).hex() == "40650000"
+
+
+def test_chaff_has_a_bound() -> None:
+    with pytest.raises(IllegalSend):
+        client_session(our_traits()).chaff(MAX_CHAFF + 1, want_answer=True)
+    with pytest.raises(ProtocolError):
+        server_session(our_traits()).receive(varint(101) + b"\1" + varint(500))
 
 
 def test_answers_match_requests_in_order() -> None:

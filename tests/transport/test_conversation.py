@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from sshoq.protocol.channel import Chaff, ChannelEvent, Data
 from sshoq.protocol.extensions import NONE
 from sshoq.protocol.messages import Exec, ExitStatus, PtyReq, Session, Shell, WindowChange
 from sshoq.transport.channel import Channel, ChannelClosed, ChannelRefused, SinkClosed
@@ -135,6 +136,31 @@ def test_a_wanted_reply_comes_to_the_one_who_asked() -> None:
             assert await start is True
 
     run(main)
+
+
+def test_chaff_is_answered_with_chaff_and_by_the_server_alone() -> None:
+    async def test() -> None:
+        async with logged_in() as (client, server):
+            ours, theirs = await open_session(client, server)
+            heard: asyncio.Queue[ChannelEvent] = asyncio.Queue()
+
+            def watch(event: ChannelEvent) -> bool:
+                heard.put_nowait(event)
+                return True
+
+            ours.watcher = watch
+            ours.send_chaff(16, want_answer=False)
+            ours.send_chaff(16, want_answer=True)
+            theirs.send_chaff(4, want_answer=True)
+            await theirs.write(b"end")
+            events = [await heard.get() for _ in range(3)]
+            assert events.count(Chaff(False)) == events.count(Chaff(True)) == 1
+            assert sum(isinstance(event, Data) for event in events) == 1
+            ours.write_now(b"end")  # had the client answered, too, the server would have by now
+            assert await theirs.read() == b"end"
+            assert heard.empty()
+
+    run(test)
 
 
 def test_a_go_peer_counts_as_granting() -> None:
