@@ -19,12 +19,13 @@ _RUST = "cryptography.hazmat.bindings._rust"
 _SERIALIZATION = "cryptography.hazmat.primitives._serialization"
 
 AFTER_THE_FIRST_FLIGHT: Mapping[str, Places] = {
-    # for qlog, for prime numbers, for annotations, for errors
+    # for qlog, for prime numbers, for annotations, for errors, for child processes
     "json": {},
     "random": {},
     "datetime": {"datetime": "_datetime:datetime"},
     "inspect": {},
     "locale": {},
+    "subprocess": {"PIPE": -1, "STDOUT": -2, "DEVNULL": -3},
     "textwrap": {},
     "tokenize": {},
     "traceback": {},
