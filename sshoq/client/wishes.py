@@ -72,7 +72,7 @@ def without_effect(options: Options) -> list[str]:
     lines = []
     for row in ROWS:
         wished = getattr(options, row.attribute)
-        if row.quic in _NOTHING_FOLLOWS and wished not in (None, default_of(row)):
+        if row.quic in _NOTHING_FOLLOWS and wished not in (None, "no", default_of(row)):
             lines.append(f"{row.name}: {row.quic}")
     return lines
 
