@@ -21,6 +21,12 @@ class Process(NamedTuple):
     started: int  # clock ticks since boot: with the pid it names a process for good
 
 
+C_LIBRARY_SIGNALS = 0b11 << 31
+"""Signals 32 and 33 in the masks of /proc/PID/status: glibc keeps them to itself, and what was
+started by its posix_spawn, by make for one, finds them ignored and can do nothing about it.
+"""
+
+
 def wait_until(condition: Callable[[], object], timeout: float, what: str) -> None:
     """Poll until the condition holds; a test that waits for a state says so by name here."""
     deadline = time.monotonic() + timeout
