@@ -29,25 +29,11 @@ ServerFactory = Callable[..., Server]
 ClientFactory = Callable[..., Client]
 
 
-# What ssh does and ours says it cannot do yet. Whoever adds the feature removes the line: the
-# scenario is there. By file or by test; not run, since most would wait for what does not come.
-NOT_YET = {
-}
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:
         if item.path.is_relative_to(here):
             item.add_marker(pytest.mark.scenario)
-            if "openssh" not in item.name:
-                mark_what_is_not_there(item)
-
-
-def mark_what_is_not_there(item: pytest.Item) -> None:
-    parts = {part.partition("[")[0] for part in item.nodeid.replace("/", "::").split("::")}
-    for part in parts & NOT_YET.keys():
-        item.add_marker(pytest.mark.xfail(reason=NOT_YET[part], run=False))
 
 
 @pytest.fixture(scope="session", params=sorted(PROGRAMS))
