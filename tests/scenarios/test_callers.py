@@ -23,6 +23,7 @@ from threading import Thread
 import pytest
 
 from tests.accounts import Account, make_key
+from tests.janitor import Janitor
 from tests.needs import SEARCH_PATH, need_tools
 from tests.processes import descendants, wait_until
 from tests.programs import URL_PATH, Client, Programs, find_program, free_port
@@ -181,6 +182,23 @@ class TestAnsible:
             told = ansible("-m", "copy", "-a", f"src={source} dest={target}", env=settings)
             assert f'"changed": {is_changed}' in told
         assert target.read_text() == f"by {method}\n"
+
+    def test_its_connections_are_shared(
+        self, caller: Caller, ansible: Callable[..., str], janitor: Janitor
+    ) -> None:
+        """As it is set up by itself: ControlMaster auto, ControlPersist 60s."""
+        folder = janitor.directory()  # with a short name, as a socket wants it
+        settings = {
+            "ANSIBLE_SSH_ARGS": "-C -o ControlMaster=auto -o ControlPersist=60s",
+            "ANSIBLE_SSH_CONTROL_PATH_DIR": str(folder),
+        }
+        assert "pong" in ansible("-m", "ping", env=settings)
+        [path] = folder.iterdir()
+        before = path.stat().st_ino
+        assert "pong" in ansible("-m", "ping", env=settings)
+        assert path.stat().st_ino == before
+        caller.run(str(caller.program), "-S", str(path), "-O", "exit", caller.remote)
+        wait_until(lambda: not path.exists(), 10, "the master has gone")
 
     def test_a_command_that_fails_is_a_failure(self, caller: Caller) -> None:
         need_tools("ansible", REMOTE_PYTHON)
