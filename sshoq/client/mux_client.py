@@ -41,8 +41,8 @@ from sshoq.config.usage import INFO, QUIET
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from contextlib import AbstractContextManager
 
+    from sshoq.client.terminal import Terminal
     from sshoq.config.forward_spec import Forward
     from sshoq.config.resolve import Invocation
     from sshoq.wire import Message
@@ -108,6 +108,7 @@ class _Client:
         self._log = log
         self._announced = announced
         self._number = 0
+        self._terminal: Terminal | None = None
 
     def _ask(
         self, make: "Callable[..., Message]", *fields: object, descriptors: "Iterable[int]" = ()
@@ -253,6 +254,10 @@ class _Client:
         options, invocation = self._options, self._invocation
         if options.stdin_null:
             _take_stdin_away()
+        if self._wants_tty:
+            from sshoq.client.terminal import Terminal  # now: output may come with the answer
+
+            self._terminal = Terminal(0)
         escape = NO_ESCAPE if options.escape_char is None else options.escape_char
         variables = wishes.environment_of(options, os.environ)
         answer = self._ask(
@@ -285,13 +290,12 @@ class _Client:
     def _attend(self, master: int, session: int) -> int:
         """Until the master closes, which it does when all output is out."""
         wants_tty = self._wants_tty
-        attendance = _Attendance(self._link, session)
         if self._options.fork_after_authentication:
             _leave_parent()
-            wants_raw = False
-        else:
-            wants_raw = wants_tty
-        with Signals(master) as self._link.signals, attendance.terminal(wants_raw):
+            self._terminal = None
+        attendance = _Attendance(self._link, session, self._terminal)
+        raw = _Nothing() if self._terminal is None else self._terminal.raw()
+        with Signals(master) as self._link.signals, raw:
             try:
                 status = attendance.run()
             except Interrupted:
@@ -356,27 +360,18 @@ _COMMANDS: "dict[str, Callable[[_Client], int]]" = {
 class _Attendance:
     """What the master has to say about a session while it runs."""
 
-    def __init__(self, link: MasterLink, session: int) -> None:
+    def __init__(self, link: MasterLink, session: int, terminal: "Terminal | None") -> None:
         self._link = link
         self._session = session
+        self._terminal = terminal
         self._status: int | None = None
-        self._leave_raw: Callable[[], None] | None = None
-
-    def terminal(self, wants_raw: bool) -> "AbstractContextManager[None]":
-        if not wants_raw:
-            return _Nothing()
-        from sshoq.client.terminal import Terminal
-
-        terminal = Terminal(0)
-        self._leave_raw = terminal.leave_raw
-        return terminal.raw()
 
     def run(self) -> int:
         """The exit status; without one the session was cut off."""
         while (message := self._link.receive()) is not None:
             if isinstance(message, TtyFailed) and message.session == self._session:
-                if self._leave_raw is not None:
-                    self._leave_raw()
+                if self._terminal is not None:
+                    self._terminal.leave_raw()
             elif isinstance(message, ExitMessage) and message.session == self._session:
                 if self._status is not None:
                     raise MuxError("mux_client_request_session: exitval sent twice")
