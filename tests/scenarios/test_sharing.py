@@ -513,9 +513,10 @@ def test_keys_reach_the_program_and_not_the_client(
 ) -> None:
     terminal = open_shared(sharer)
     terminal.expect(r"\$ ")
-    terminal.send("cat\r")
+    terminal.send("echo begun; cat\r")
+    terminal.expect(r"\nbegun\r\n")
     terminal.send("hello\r")
-    terminal.expect(r"\nhello\r\nhello\r\n")  # the terminal's echo, then the program's
+    terminal.expect(r"hello\r\nhello\r\n")  # the terminal's echo, then the program's
     terminal.send(b"\x03")
     terminal.expect(r"\$ ")
     terminal.send("echo status $?; exit\r")
