@@ -24,19 +24,26 @@ MAY_IMPORT: dict[str, set[str]] = {
     "wire": set(),
     "der": set(),
     "listening": set(),
+    "file_frames": {"wire"},
     "protocol": {"wire"},
     "auth": {"der", "wire"},
     "config": set(),
     "transport": {"protocol", "der", "wire"},
     "forwarding": {"transport", "config", "auth", "protocol", "listening", "wire"},
-    "client": {"forwarding", "transport", "config", "auth", "protocol", "listening", "wire"},
-    "server": {"forwarding", "transport", "config", "auth", "protocol", "listening", "wire"},
+    "client": {
+        *("forwarding", "transport", "config", "auth", "protocol"),
+        *("file_frames", "listening", "wire"),
+    },
+    "server": {
+        *("forwarding", "transport", "config", "auth", "protocol"),
+        *("file_frames", "listening", "wire"),
+    },
     "__main__": {"client"},
     "__init__": set(),
 }
 
 # The rules of the protocol and the one codec do no input or output; time is an argument.
-PURE = ("wire", "der", "protocol", "config")
+PURE = ("wire", "der", "file_frames", "protocol", "config")
 IMPURE_MODULES = {"asyncio", "select", "selectors", "signal", "subprocess", "threading", "time"}
 # Text to bytes, and no socket.
 ADDRESS_FORMATS = {f"socket.{name}" for name in ("AF_INET", "AF_INET6", "inet_ntop", "inet_pton")}
