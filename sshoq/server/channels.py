@@ -35,6 +35,7 @@ from sshoq.protocol.messages import (
     RequestReverseTcp,
     RequestReverseUdp,
     Session,
+    Sftp,
     Shell,
     Signal,
     StreamlocalForward,
@@ -45,6 +46,7 @@ from sshoq.protocol.messages import (
 )
 from sshoq.protocol.outcome import ProtocolError
 from sshoq.protocol.session import SessionServerState
+from sshoq.server.files import FilesHost
 from sshoq.server.forwards import AgentHost, Callers, DirectHost, ListenerHost
 from sshoq.server.link import Refused, SessionLeader
 from sshoq.server.privsep import AllocatePty, ProgramExited, StartProgram
@@ -120,6 +122,14 @@ class ChannelHost:
         self._sessions.add(session)
         return session
 
+    def _accept_files(self, channel: Channel) -> Host | None:
+        if len(self._sessions) >= self._login.max_sessions:
+            channel.refuse(RefusalReason.ADMINISTRATIVELY_PROHIBITED, "open failed")
+            return None
+        files = FilesHost(channel, self._login)
+        self._sessions.add(files)
+        return files
+
     def _accept_direct(self, channel: Channel) -> Host:
         return DirectHost(channel, self._login)
 
@@ -141,6 +151,7 @@ class ChannelHost:
 
 _ACCEPTS: dict[type[ChannelOpening], Callable[[ChannelHost, Channel], Host | None]] = {
     Session: ChannelHost._accept_session,
+    Sftp: ChannelHost._accept_files,
     DirectTcp: ChannelHost._accept_direct,
     DirectTcpip: ChannelHost._accept_direct,
     DirectUdp: ChannelHost._accept_direct,

@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from sshoq.server import log
 from sshoq.server.dialing import Dialer
@@ -23,6 +23,8 @@ from sshoq.server.environment import (
     parse_login_defaults,
     split_variable,
 )
+from sshoq.server.file_access import decide_access, is_internal_sftp
+from sshoq.server.file_server import run_file_server
 from sshoq.server.listeners import Listeners
 from sshoq.server.lookup import Lookups
 from sshoq.server.permits import Permits
@@ -35,6 +37,7 @@ from sshoq.server.privsep import (
     CloseSession,
     Dial,
     EndForwarding,
+    FilesServed,
     Listen,
     ListenForAgent,
     PrivsepError,
@@ -47,6 +50,7 @@ from sshoq.server.privsep import (
     Recorded,
     RecordLogin,
     RecordLogout,
+    ServeFiles,
     SessionRefused,
     SignalProgram,
     StartProgram,
@@ -54,11 +58,12 @@ from sshoq.server.privsep import (
 )
 from sshoq.server.program import Program, find_sftp_server, read_user_environment, run_program
 from sshoq.server.pty import Pty, PtyError, PtySource, WindowSize, set_modes, set_window_size
-from sshoq.server.rights import INTERNAL_SFTP, LoginRights
+from sshoq.server.rights import LoginRights
 from sshoq.server.watch import READABLE, Watch
 from sshoq.wire import Message, decode_text, encode_text
 
 LOGIN_DEFAULTS = "/etc/default/login"
+NOTHING = "dev/null"
 
 # RFC 4254 6.10: the signals that may be asked for.
 SIGNALS = {
@@ -205,6 +210,30 @@ class Leader:
             log.error(f"cannot start a program: {error}")
             raise Refusal(f"cannot start a program: {error.strerror}") from None
 
+    def serve_files(self, request: ServeFiles) -> None:
+        session = self._session(request.session)
+        if session.pid is not None or session.pty is not None:
+            raise PrivsepError("a file server beside a program")
+        access = decide_access(self._rights)
+        if access.refusal is not None:
+            log.info(f"file transfer by user {self._rights.account.name} refused: {access.refusal}")
+            raise Refusal(access.refusal)
+        session.is_subsystem = True
+        asked = Request("file transfer", None, False, True, False)
+        self._log_start(session, asked)
+        start = StartProgram(session.number, StartProgram.SUBSYSTEM, b"", ())
+        environment = self._environment(session, start, asked)
+
+        def serve() -> NoReturn:
+            end = socket.socket(fileno=0)
+            run_file_server(end, self._rights.account, access, environment)
+
+        try:
+            self._start_on_socket(session, asked, environment, serve)
+        except OSError as error:
+            log.error(f"cannot start a file server: {error}")
+            raise Refusal(f"cannot start a file server: {error.strerror}") from None
+
     def signal_program(self, request: SignalProgram) -> None:
         session = self._sessions.get(request.session)
         if session is None or session.pid not in self._programs:
@@ -264,10 +293,10 @@ class Leader:
         forced = self._rights.forced_command
         is_subsystem = request.kind == StartProgram.SUBSYSTEM
         if forced is None:
-            is_sftp = is_subsystem and _is_internal_sftp(command)
+            is_sftp = is_subsystem and is_internal_sftp(command)
             chosen = find_sftp_server(command or "") if is_sftp else command
             return Request(chosen, None, False, is_subsystem, False)
-        if not _is_internal_sftp(forced):
+        if not is_internal_sftp(forced):
             return Request(forced, command, True, is_subsystem, False)
         return Request(find_sftp_server(forced), command, True, True, not is_subsystem)
 
@@ -376,6 +405,25 @@ class Leader:
         finally:
             close_all([end for pipe in pipes for end in pipe])
 
+    def _start_on_socket(
+        self,
+        session: Session,
+        asked: Request,
+        environment: dict[bytes, bytes],
+        inside: Callable[[], NoReturn],
+    ) -> None:
+        """Its standard input leads to the network process, the rest nowhere."""
+        # In a chroot there need not be any such file.
+        nothing = os.open(NOTHING, os.O_RDWR | os.O_CLOEXEC, dir_fd=self._root)
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            try:
+                standard = (theirs.fileno(), nothing, nothing)
+                self._fork(session, asked, environment, standard, None, inside)
+            finally:
+                os.close(nothing)
+            self._network.send(FilesServed(session.number), [ours.fileno()])
+
     def _start_on_terminal(
         self, session: Session, pty: Pty, asked: Request, environment: dict[bytes, bytes]
     ) -> None:
@@ -403,8 +451,10 @@ class Leader:
         environment: dict[bytes, bytes],
         standard: tuple[int, int, int],
         gate: tuple[int, int] | None,
+        inside: Callable[[], NoReturn] | None = None,
     ) -> int:
         program = self._program(session, asked, environment, standard, gate)
+        program = program._replace(inside=inside)
         pid = os.fork()
         if pid == 0:
             try:
@@ -475,6 +525,7 @@ class Leader:
 RULES: dict[type[Message], Callable[[Leader, Any], None]] = {
     AllocatePty: Leader.allocate_pty,
     StartProgram: Leader.start_program,
+    ServeFiles: Leader.serve_files,
     SignalProgram: Leader.signal_program,
     CloseSession: Leader.close_session,
     Dial: Leader.dial,
@@ -530,10 +581,6 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name.removeprefix("SIG")
     except ValueError:
         return f"RT{number}"
-
-
-def _is_internal_sftp(command: str | None) -> bool:
-    return command is not None and command.split(None, 1)[:1] == [INTERNAL_SFTP]
 
 
 @functools.cache

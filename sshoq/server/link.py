@@ -16,6 +16,7 @@ from sshoq.server.privsep import (
     Dial,
     Dialled,
     EndForwarding,
+    FilesServed,
     ForwardingRefused,
     Listen,
     ListenerOpened,
@@ -25,6 +26,7 @@ from sshoq.server.privsep import (
     ProgramExited,
     ProgramStarted,
     PtyAllocated,
+    ServeFiles,
     SessionRefused,
     SignalProgram,
     StartProgram,
@@ -140,6 +142,11 @@ class SessionLeader:
             del self._exits[request.session]
             raise
 
+    async def serve_files(self, session: int) -> int:
+        """A stream socket to a file server of the user's. Refused."""
+        [descriptor] = await self._ask(session, ServeFiles(session), {1})
+        return descriptor
+
     async def program_exit(self, session: int) -> ProgramExited:
         """How the program that was started in that session ended."""
         return await self._exits[session]
@@ -196,7 +203,7 @@ class SessionLeader:
         elif isinstance(message, SessionRefused):
             close_all(descriptors)
             self._answer(message.session, Refused(message.reason), ())
-        elif isinstance(message, PtyAllocated | ProgramStarted):
+        elif isinstance(message, PtyAllocated | ProgramStarted | FilesServed):
             self._answer(message.session, None, descriptors)
         elif isinstance(message, ForwardingRefused):
             close_all(descriptors)

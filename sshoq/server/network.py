@@ -26,7 +26,7 @@ from sshoq.protocol.request import (
     refuse_request,
     refused,
 )
-from sshoq.server.channels import DEBUG, INFO, VERBOSE, ChannelHost, Host
+from sshoq.server.channels import DEBUG, INFO, VERBOSE, ChannelHost, Host, SessionHost
 from sshoq.server.link import PrivsepLink, Refused, SessionLeader
 from sshoq.server.privsep import (
     FROM_LEADER,
@@ -367,7 +367,11 @@ class NetworkProcess:
 
     async def _serve(self, host: Host) -> None:
         await self._host.serve(host)
-        if self._conversation.traits.is_go and not self._host.is_busy:
+        if (
+            self._conversation.traits.is_go
+            and isinstance(host, SessionHost)
+            and not self._host.is_busy
+        ):
             # A Go client leaves without a word once it has read the exit status.
             self._leave(LINGER, "")
 

@@ -193,6 +193,21 @@ class SessionRefused(Message):
     reason: Text
 
 
+class ServeFiles(Message):
+    """Start a file server for the Go programs' file transfer, in a session of its own."""
+
+    session: Varint
+
+
+class FilesServed(Message):
+    """Carries a stream socket to the file server. READY is the first byte that comes out of it; any
+    other text is why there will be no more."""
+
+    READY = b"\0"
+
+    session: Varint
+
+
 class SignalProgram(Message):
     """RFC 4254 6.9: to the program's process group, as the user. `name` without SIG."""
 
@@ -399,6 +414,7 @@ TO_LEADER = MessageSet(
         6: Listen,
         7: ListenForAgent,
         8: EndForwarding,
+        9: ServeFiles,
     }
 )
 FROM_LEADER = MessageSet(
@@ -410,6 +426,7 @@ FROM_LEADER = MessageSet(
         5: Dialled,
         6: ListenerOpened,
         7: ForwardingRefused,
+        8: FilesServed,
     }
 )
 LEADER_TO_MONITOR = MessageSet(

@@ -10,6 +10,7 @@ import os
 import shlex
 import stat
 import termios
+from collections.abc import Callable
 from typing import NamedTuple, NoReturn
 
 from sshoq.server import libc
@@ -59,6 +60,8 @@ class Program(NamedTuple):
     has_terminal: bool
     gate: tuple[int, int] | None
     """A pipe out of which, once the login is on record, comes the line about the last one."""
+    inside: Callable[[], NoReturn] | None = None
+    """What to do in this process, instead of running the command."""
 
 
 def run_program(program: Program) -> NoReturn:
@@ -75,6 +78,8 @@ def run_program(program: Program) -> NoReturn:
         if program.only_sftp:
             _end("This service allows sftp connections only.", 1)
         _run_rc_files(program)
+        if program.inside is not None:
+            program.inside()
         _execute(program)
     except OSError as error:
         _end(f"{error.filename or 'sshoq-server'}: {error.strerror}", 1)

@@ -136,6 +136,14 @@ class FakeLeader:
         self.agent_port = listener.getsockname()[1]
         return [listener.detach()]
 
+    async def serve_files(self, session: int) -> int:
+        """The far end is put into `targets`."""
+        if self.refusal is not None:
+            raise self.refusal
+        near, far = socket.socketpair()
+        self.targets.put_nowait(far)
+        return near.detach()
+
     def end_forwarding(self, channel: int) -> None:
         self.ended.append(channel)
 

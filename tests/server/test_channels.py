@@ -17,9 +17,9 @@ from sshoq.protocol.messages import (
     ExitStatus,
     PtyReq,
     Session,
-    Sftp,
     Shell,
     Signal,
+    UnknownChannel,
     WindowChange,
 )
 from sshoq.server.channels import MAX_VARIABLES, ChannelHost, Login
@@ -252,7 +252,7 @@ def test_sessions_beyond_the_limit_are_refused() -> None:
 def test_channel_types_that_are_not_served_are_refused() -> None:
     async def main() -> None:
         async with served(echo) as there:
-            channel = there.client.conversation.open_channel(Sftp())
+            channel = there.client.conversation.open_channel(UnknownChannel("later"))
             with pytest.raises(ChannelRefused):
                 await channel.opened()
 
