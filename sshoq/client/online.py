@@ -34,15 +34,17 @@ from sshoq.config.options import Options
 from sshoq.config.resolve import Invocation
 from sshoq.config.usage import DEBUG1, INFO
 from sshoq.protocol.extensions import Extension
-from sshoq.protocol.messages import Session
+from sshoq.protocol.messages import Session, Sftp
 from sshoq.protocol.outcome import Unsupported
 from sshoq.protocol.request import ConnectRequest, ResponseHead
 from sshoq.transport.channel import Channel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from sshoq.client.file_run import FileWish
     from sshoq.client.forwards import Forwards
     from sshoq.client.mux_master import Master
+    from sshoq.client.remote_files import RemoteFiles
 
 LEGACY_USER_AGENT = "SSH 3.0 h4sh5/sshoq 0.1.5"
 """What a Go server from before the specification had a name accepts."""
@@ -83,6 +85,8 @@ class _Run:
         self._log = departure.log
         self._prompter = departure.prompter
         self._agent = wishes.forwarded_agent(self._options, os.environ)
+        self._files_wish = _file_wish(departure.invocation, self._log)
+        self._files: RemoteFiles | None = None
         self._session = session_wish(departure.invocation, self._agent)
         self._asked: Asked | None = None
         self._stdio: Channel | None = None
@@ -151,6 +155,8 @@ class _Run:
             from sshoq.client.channel_timeouts import ChannelTimeouts
 
             ChannelTimeouts(client.conversation, options.channel_timeouts, self._log).watch()
+        if self._files_wish is not None:  # and nothing else, as for scp and sftp
+            return self._report(client, await self._run_files(client, self._files_wish))
         is_needed = wishes.forwards_anything(options, self._agent) or wishes.is_master(options)
         if not is_needed and not self._has_command_line:
             return await self._do_what_is_asked(client, None, None)
@@ -291,7 +297,7 @@ class _Run:
         if response.status == 200:
             self._check_version(response)
             return Reply(True)
-        self._asked = self._stdio = None  # refused with the login
+        self._asked = self._stdio = self._files = None  # refused with the login
         if response.status == 403 and self._user_agent is None and _is_legacy(response):
             self._user_agent = LEGACY_USER_AGENT
             return await self._try(client, authorization)
@@ -302,6 +308,9 @@ class _Run:
     async def _ask_early(self, client: ClientConversation) -> None:
         """Not with remote forwardings: they must stand before the session starts. Nor if our own
         parent will come for it."""
+        if self._files_wish is not None:
+            self._files = self._open_files(client, self._files_wish)
+            return
         if self._will_be_master:
             return
         if self._options.stdio_forward is not None:
@@ -425,6 +434,22 @@ class _Run:
                 f"channel 0: open failed: connect failed: {reason}", "stdio forwarding failed"
             ) from None
 
+    async def _run_files(self, client: ClientConversation, wish: "FileWish") -> Ending:
+        from sshoq.client.file_run import run_files
+
+        files = self._files or self._open_files(client, wish)
+        return await run_files(files, wish, self._log, client.gone)
+
+    def _open_files(self, client: ClientConversation, wish: "FileWish") -> "RemoteFiles":
+        """The channel, and the first questions on it in the same flight."""
+        from sshoq.client.remote_files import RemoteFiles
+
+        if not client.conversation.traits.knows_fork_channels:
+            raise Failure(f"{self._place}: this server has no file transfer")
+        files = RemoteFiles(client.conversation.open_channel(Sftp(), speculative=True))
+        wish.begin(files)
+        return files
+
     def _report(self, client: ClientConversation, ending: Ending) -> int:
         """The last words, when the terminal is as before, and the exit status."""
         has_terminal = self._session is not None and self._session.terminal is not None
@@ -438,6 +463,15 @@ class _Run:
             self._log.verbose(line)
         self._log.debug(f"Exit status {-1 if ending.status is None else ending.status}")
         return FAILED if ending.status is None else ending.status
+
+
+def _file_wish(invocation: Invocation, log: Log) -> "FileWish | None":
+    """-sftp and -scp, whose code is loaded for them alone."""
+    if invocation.action not in ("sftp", "scp"):
+        return None
+    from sshoq.client.file_run import file_wish
+
+    return file_wish(invocation, log)
 
 
 def _is_legacy(response: ResponseHead) -> bool:

@@ -29,17 +29,11 @@ _NOTHING_FOLLOWS = (ACCEPTED, KEYS_CHANGE, NOT_BUILT, TLS)
 
 _NOT_YET = "{} is not supported yet by sshoq"
 
-_ACTIONS = {
-    "sftp": "-sftp",
-    "scp": "-scp",
-}
-
 
 def not_supported(invocation: Invocation) -> str | None:
     """The line that says what this run asks for in vain; None if it can go on."""
     options = invocation.options
     asked = {
-        _ACTIONS.get(invocation.action, ""): invocation.action in _ACTIONS,
         "ProxyCommand": options.proxy_command is not None and not _leads_here(invocation),
         "-w (Tunnel)": options.tunnel != "no",
         "-I (PKCS11Provider)": options.pkcs11_provider is not None,

@@ -43,13 +43,15 @@ class Extension(IntFlag):
     """A token may name its key."""
     CHAFF = 1 << 13
     """Message 101 on a session means nothing, and is answered if it says so."""
+    FILES = 1 << 14
+    """File transfer: a request that puts one file in the place of another."""
 
 
 OURS = (
     Extension.EARLY | Extension.EOF | Extension.REPLY | Extension.ENV | Extension.SUBSYSTEM
     | Extension.FORWARD | Extension.AGENT | Extension.BANNER | Extension.SIGNAL
     | Extension.CERTIFICATE | Extension.SECURITY_KEY | Extension.NAMED_KEY
-    | Extension.CHAFF
+    | Extension.CHAFF | Extension.FILES
 )
 """What this version implements."""
 
