@@ -296,5 +296,11 @@ class Cubic(Controller):
         self._epoch = None
 
 
-CONTROLLERS: dict[str, Callable[[int], Controller]] = {"cubic": Cubic}
+def _make_bbr(datagram_size: int) -> Controller:
+    from sshoq.transport.bbr import Bbr
+
+    return Bbr(datagram_size)
+
+
+CONTROLLERS: dict[str, Callable[[int], Controller]] = {"cubic": Cubic, "bbr": _make_bbr}
 """By name; each is made with the size of a datagram."""

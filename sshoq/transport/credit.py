@@ -7,6 +7,11 @@ memory. Here a byte is owed from when it is handed up until it is consumed. Pure
 
 from sshoq.transport.events import Limits
 
+LIMIT_STEPS = 8
+"""So many announcements per window. With fewer the peer has less than the window to fill the path
+with; with more there would be a frame for every packet.
+"""
+
 
 class _Intake:
     """The receiving half of one stream."""
@@ -107,4 +112,4 @@ class CreditBook:
 
 def raised(current: int, wanted: int, window: int) -> int:
     """The next limit to announce: raising it byte by byte would cost a frame each time."""
-    return wanted if wanted - current >= window // 2 else current
+    return wanted if wanted - current >= window // LIMIT_STEPS else current

@@ -58,6 +58,8 @@ class NumberRanges:
 
     def remove(self, start: int, stop: int) -> None:
         """None of them any more."""
+        if start >= stop:
+            return
         starts, stops = self._starts, self._stops
         low = bisect_right(stops, start)
         high = bisect_left(starts, stop)

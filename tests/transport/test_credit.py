@@ -4,7 +4,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from sshoq.transport.credit import CreditBook, raised
+from sshoq.transport.credit import LIMIT_STEPS, CreditBook, raised
 from sshoq.transport.events import AFTER_LOGIN, BEFORE_LOGIN
 
 
@@ -62,8 +62,9 @@ def test_a_stream_that_is_over_is_not_remembered_by_forsaking_it() -> None:
 
 
 def test_small_steps_are_not_announced() -> None:
-    assert raised(1000, 1499, 1000) == 1000
-    assert raised(1000, 1500, 1000) == 1500
+    step = 1000 // LIMIT_STEPS
+    assert raised(1000, 1000 + step - 1, 1000) == 1000
+    assert raised(1000, 1000 + step, 1000) == 1000 + step
 
 
 class Readers(RuleBasedStateMachine):

@@ -1,0 +1,96 @@
+"""Packet protection in batches, against the library's one by one."""
+
+from __future__ import annotations
+
+import os
+import random
+
+import pytest
+from aioquic.quic.crypto import CryptoContext
+from aioquic.quic.packet import decode_packet_number
+from aioquic.tls import CipherSuite
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sshoq.transport.protection import (
+    MOST_TOGETHER,
+    Keys,
+    complete_number,
+    open_packets,
+    ordinary_run,
+    seal_packets,
+    sealed_overhead,
+)
+
+CID = b"connects"
+SUITES = list(CipherSuite)[:3]
+
+
+def context(suite: CipherSuite, phase: int = 0) -> CryptoContext:
+    made = CryptoContext(key_phase=phase)
+    made.setup(cipher_suite=suite, secret=bytes(32 if suite != SUITES[1] else 48), version=1)
+    return made
+
+
+def keys_of(library: CryptoContext) -> Keys:
+    assert library.aead is not None
+    assert library.hp is not None
+    return Keys(library.aead, library.hp, CID, library.key_phase)
+
+
+@pytest.mark.parametrize("suite", SUITES, ids=lambda suite: suite.name)
+@pytest.mark.parametrize("first", [0, 65_530, (1 << 32) - 3])
+def test_what_is_sealed_together_opens_one_by_one(suite: CipherSuite, first: int) -> None:
+    library = context(suite, phase=1)
+    payloads = [os.urandom(random.randrange(2, 1400)) for _ in range(12)]
+    packets = seal_packets(payloads, keys_of(library), first)
+    for number, (packet, payload) in enumerate(zip(packets, payloads, strict=True), first):
+        assert len(packet) == len(payload) + sealed_overhead(CID)
+        header, plain, found, updated = library.decrypt_packet(packet, 1 + len(CID), number)
+        assert (plain, found, updated) == (payload, number, False)
+        assert header[1:-2] == CID
+
+
+@pytest.mark.parametrize("suite", SUITES, ids=lambda suite: suite.name)
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_what_is_sealed_one_by_one_opens_together(suite: CipherSuite, size: int) -> None:
+    library = context(suite)
+    numbers = [100, 101, 103, 102, 110]
+    packets = [
+        library.encrypt_packet(
+            bytes([0x40 | size - 1]) + CID + (number & (1 << 8 * size) - 1).to_bytes(size, "big"),
+            b"payload %d" % number,
+            number,
+        )
+        for number in numbers
+    ]
+    opened = open_packets(packets, keys_of(library), 100)
+    assert opened == [(number, b"payload %d" % number) for number in numbers]
+
+
+def test_opening_stops_at_what_is_out_of_the_ordinary() -> None:
+    library = context(SUITES[0])
+    good = seal_packets([b"abc", b"def", b"ghi"], keys_of(library), 7)
+    damaged = good[1][:-1] + bytes([good[1][-1] ^ 1])
+    opened = open_packets([good[0], damaged, good[2]], keys_of(library), 7)
+    assert opened == [(7, b"abc")]
+    other_phase = seal_packets([b"xyz"], keys_of(context(SUITES[0], phase=1)), 8)
+    assert len(open_packets([good[0], *other_phase], keys_of(library), 7)) == 1
+
+
+@given(st.integers(1, 4), st.integers(0, (1 << 62) - 1), st.data())
+def test_cut_numbers_are_completed_as_the_library_does(
+    size: int, expected: int, data: st.DataObject
+) -> None:
+    cut = data.draw(st.integers(0, (1 << 8 * size) - 1))
+    assert complete_number(cut, size, expected) == decode_packet_number(cut, 8 * size, expected)
+
+
+def test_a_run_ends_where_a_datagram_is_something_else() -> None:
+    good = b"\x41" + CID + bytes(30)
+    for other in (b"\xc1" + CID + bytes(30), b"\x41another!" + bytes(30), good[:20], b""):
+        assert ordinary_run([good, good, other, good], 0, 64, CID) == [good, good]
+        assert ordinary_run([other, good], 1, 64, CID) == [good]
+    assert len(ordinary_run([good] * 9, 2, 4, CID)) == 4
+    large = b"\x41" + CID + bytes(16_000)
+    assert len(ordinary_run([large] * 64, 0, 64, CID)) * len(large) < MOST_TOGETHER + 2 * len(large)
