@@ -131,7 +131,12 @@ def test_a_signal_for_a_program_that_has_ended_reaches_nobody(
         monitor.log_in(account)
         program = monitor.start("sleep 4001 </dev/null >/dev/null 2>&1 &")
         program.wait()
-        [left] = [one for one in processes_of(account.uid) if one.name == "sleep"]
+
+        def sleepers() -> list[Process]:
+            return [one for one in processes_of(account.uid) if one.name == "sleep"]
+
+        wait_until(sleepers, PATIENCE, "the shell's child has become sleep")
+        [left] = sleepers()
         monitor.leader.send(SignalProgram(program.session, "KILL"))
         assert monitor.run("echo the signal was looked at")[0] != ""
         assert is_running(left)
