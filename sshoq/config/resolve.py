@@ -62,6 +62,20 @@ FLAG_DEFAULTS: Settings = {
 }
 
 
+# What scp and sftp tell ssh, and no sharing: a shared connection hands out sessions only.
+FOR_FILES: Settings = {
+    "clear_all_forwardings": True,
+    "control_master": "no",
+    "control_path": None,
+    "fork_after_authentication": False,
+    "forward_agent": False,
+    "forward_x11": False,
+    "permit_local_command": False,
+    "remote_command": None,
+    "request_tty": "no",
+}
+
+
 class Answer:
     """All that is left to do is to print: lines for stdout and stderr, and the exit status."""
 
@@ -175,6 +189,8 @@ class Resolution:
     def _name_target(self) -> None:
         if self.line.action == "scp":
             self._name_copy()
+        if self.line.action in ("scp", "sftp"):
+            self.settings.update(FOR_FILES)
         destination = self.line.destination
         assert destination is not None
         if destination.url_user is not None:

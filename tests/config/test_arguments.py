@@ -157,6 +157,22 @@ def test_copies_name_their_server_before_the_percent_sign(machine: Machine) -> N
         assert machine.refusal("-scp", *operands)[0].startswith("-scp needs")
 
 
+@pytest.mark.parametrize("words", [("-sftp", "web"), ("-scp", "here", "web%there")])
+def test_copying_files_is_all_that_it_does(machine: Machine, words: tuple[str, ...]) -> None:
+    machine.write(
+        "Host web\nControlMaster auto\nControlPath ~/.ssh/%C\nControlPersist yes\n"
+        "RemoteCommand tmux\nRequestTTY yes\nPermitLocalCommand yes\nLocalCommand x\n"
+        "ForwardAgent yes\nLocalForward 1111 a:2\nForwardX11 yes\n"
+    )
+    options = machine.resolve(*words).options
+    assert options.control_path is None
+    assert options.control_master == "no"
+    assert options.remote_command is None
+    assert options.local_forwards == ()
+    assert not (options.permit_local_command or options.forward_agent or options.forward_x11)
+    assert options.request_tty == "no"
+
+
 def test_the_sftp_mode(machine: Machine) -> None:
     assert machine.resolve("-sftp", "web").action == "sftp"
 
