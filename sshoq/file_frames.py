@@ -170,7 +170,8 @@ class FrameReader:
             end = LENGTH + read_length(partial[:LENGTH], self._most)
             if len(partial) < end:
                 break
-            frames.append(bytes(partial[LENGTH:end]))
+            with memoryview(partial) as view:
+                frames.append(bytes(view[LENGTH:end]))
             del partial[:end]
         return frames
 

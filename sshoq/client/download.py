@@ -8,9 +8,10 @@ by one, because the Go server's own rule is not to.
 import contextlib
 import posixpath
 from collections import deque
+from functools import partial
 
 from sshoq.client.local_files import LocalFile, LocalFolder, written_file
-from sshoq.client.progress import Meter
+from sshoq.client.progress import Meter, show
 from sshoq.client.remote_files import (
     Answer,
     Place,
@@ -19,7 +20,7 @@ from sshoq.client.remote_files import (
     is_plain_file,
     is_plain_name,
 )
-from sshoq.client.transfer import MAX_DEPTH, Transfer, show
+from sshoq.client.transfer import MAX_DEPTH, Transfer
 from sshoq.file_frames import CHUNK, Command, FileInfo
 
 AHEAD = 8
@@ -56,7 +57,7 @@ class Download(Transfer):
         """A directory and all that is in it, into one that exists here. TransferFailed,
         FilesGone, OSError."""
         with contextlib.closing(LocalFolder.open(target)) as folder:
-            await self.attempt(place.path, self._fill(folder, (place.path,)))
+            await self.attempt(place.path, partial(self._fill, folder, (place.path,)))
 
     async def _fill(self, folder: LocalFolder, way: tuple[bytes, ...]) -> None:
         """`way`: the directories that led here, this one at the end. Files of it are under way
@@ -70,10 +71,11 @@ class Download(Transfer):
                 if place.info.is_directory:
                     folders.append((entry.name, place))
                 else:
-                    await hand_out(place.path, self._member(folder, entry.name, place))
+                    await hand_out(place.path, partial(self._member, folder, entry.name, place))
             for name, place in folders:
                 await self.attempt(
-                    posixpath.join(folder.path, name), self._enter(folder, name, place, way)
+                    posixpath.join(folder.path, name),
+                    partial(self._enter, folder, name, place, way),
                 )
 
     async def _find_entry(self, path: bytes, entry: FileInfo) -> Place | None:
@@ -92,7 +94,7 @@ class Download(Transfer):
         async def find() -> None:
             found.append(await self.files.find(here))
 
-        await self.attempt(here, find())
+        await self.attempt(here, find)
         return found[0] if found else None
 
     async def _enter(

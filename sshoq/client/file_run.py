@@ -11,11 +11,11 @@ from typing import Any, Protocol
 
 from sshoq.client.download import AHEAD, Download, Prefetch
 from sshoq.client.log import Failure, Log
-from sshoq.client.progress import Progress
+from sshoq.client.progress import Progress, show
 from sshoq.client.remote_files import Answer, FilesGone, Place, RemoteError, RemoteFiles
 from sshoq.client.session import FAILED, Ending
 from sshoq.client.signals import ENDING, catching
-from sshoq.client.transfer import Transfer, TransferFailed, show
+from sshoq.client.transfer import Transfer, TransferFailed
 from sshoq.client.upload import Upload
 from sshoq.config.resolve import Invocation
 from sshoq.config.usage import INFO

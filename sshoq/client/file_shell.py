@@ -24,8 +24,9 @@ from sshoq.client.file_run import (
 )
 from sshoq.client.file_words import BadLine, Word, quote_name, split_line
 from sshoq.client.log import Log, printable, write_fully
+from sshoq.client.progress import show
 from sshoq.client.remote_files import FilesGone, RemoteError, RemoteFiles, is_plain_name
-from sshoq.client.transfer import TransferFailed, first_of, show
+from sshoq.client.transfer import TransferFailed, first_of
 from sshoq.client.upload import Upload
 from sshoq.config.resolve import Invocation
 from sshoq.config.usage import INFO

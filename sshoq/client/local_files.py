@@ -107,6 +107,8 @@ class LocalStream(LocalFile):
 def written_file(path: bytes, mode: int) -> Iterator[LocalFile]:
     """The file that the user named. A link of the user's own is followed; what is no ordinary file
     is written as it stands."""
+    if path.endswith(b"/"):
+        raise FileNotFoundError(errno.ENOENT, "no such directory", path)
     path = os.path.realpath(path)
     if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
         fd = os.open(path, os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)

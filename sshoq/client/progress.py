@@ -44,7 +44,7 @@ class Progress:
     @contextmanager
     def file(self, name: bytes, total: int) -> Iterator[Meter]:
         """A file from its first byte to its last."""
-        meter = Meter(printable(name.decode("utf-8", "replace")), total, time.monotonic())
+        meter = Meter(printable(show(name)), total, time.monotonic())
         self._meters.append(meter)
         self._draw_soon()
         completed = False
@@ -76,6 +76,11 @@ class Progress:
             columns = window_size(self._fd).columns or 80
             line = describe(meter, time.monotonic(), columns)
             write_fully(self._fd, f"\r{line}{end}".encode())
+
+
+def show(name: bytes) -> str:
+    """A name in a line of text; it cannot make two of it."""
+    return name.decode("utf-8", "replace").replace("\n", "\\n")
 
 
 def describe(meter: Meter, now: float, columns: int) -> str:

@@ -11,14 +11,15 @@ from typing import Any
 
 from sshoq.client.local_files import FULL
 from sshoq.client.log import Log
-from sshoq.client.progress import Progress
+from sshoq.client.progress import Progress, show
 from sshoq.client.remote_files import FilesGone, RemoteError, RemoteFiles
 from sshoq.file_frames import WINDOW
 
 PARALLEL = 16
 """Files of a tree that are copied at a time: with small ones, a round trip each is what counts."""
 
-HandOut = Callable[[bytes, Coroutine[Any, Any, None]], Coroutine[Any, Any, None]]
+Work = Callable[[], Coroutine[Any, Any, None]]
+HandOut = Callable[[bytes, Work], Coroutine[Any, Any, None]]
 
 MAX_DEPTH = 256
 """Directories below one another: a server could make them up without end."""
@@ -51,10 +52,10 @@ class Transfer:
     def note(self, text: str) -> None:
         self._log.verbose(text)
 
-    async def attempt(self, name: bytes, work: Coroutine[Any, Any, None]) -> None:
+    async def attempt(self, name: bytes, work: Work) -> None:
         """Do it; an error is told and does not end the rest, unless it would end the rest, too."""
         try:
-            await work
+            await work()
         except RemoteError as error:
             if error.is_full:
                 raise TransferFailed(str(error)) from None
@@ -70,18 +71,14 @@ class Transfer:
         ended behind the block."""
         failed: list[Exception] = []
 
-        async def do(name: bytes, work: Coroutine[Any, Any, None]) -> None:
+        async def do(name: bytes, work: Work) -> None:
             try:
                 await self.attempt(name, work)
             finally:
                 self._places.release()
 
-        async def hand_out(name: bytes, work: Coroutine[Any, Any, None]) -> None:
-            try:
-                await self._places.acquire()
-            except BaseException:
-                work.close()
-                raise
+        async def hand_out(name: bytes, work: Work) -> None:
+            await self._places.acquire()
             group.create_task(do(name, work))
 
         try:
@@ -111,7 +108,3 @@ def first_of(several: BaseExceptionGroup[Any]) -> list[Exception]:
             return first_of(error)
         return [error]
     return []
-
-
-def show(name: bytes) -> str:
-    return name.decode("utf-8", "replace")

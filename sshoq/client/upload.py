@@ -13,6 +13,7 @@ import posixpath
 import stat
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 
 from sshoq.client.progress import Meter
 from sshoq.client.remote_files import Answer, FilesGone, Place, RemoteError
@@ -47,7 +48,7 @@ class Upload(Transfer):
 
     async def tree(self, source: bytes, target: bytes) -> None:
         """A directory and all that is in it. TransferFailed, FilesGone."""
-        await self.attempt(source, self._send_folder(source, target, ()))
+        await self.attempt(source, partial(self._send_folder, source, target, ()))
 
     async def _send_folder(
         self, source: bytes, target: bytes, way: tuple[tuple[int, int], ...]
@@ -68,12 +69,13 @@ class Upload(Transfer):
                 elif entry.is_dir():
                     folders.append(entry)
                 else:
-                    await hand_out(
-                        entry.path, self.file(entry.path, posixpath.join(target, entry.name))
-                    )
+                    there = posixpath.join(target, entry.name)
+                    await hand_out(entry.path, partial(self.file, entry.path, there))
             for entry in folders:
-                inner = posixpath.join(target, entry.name)
-                await self.attempt(entry.path, self._send_folder(entry.path, inner, (*way, here)))
+                there = posixpath.join(target, entry.name)
+                await self.attempt(
+                    entry.path, partial(self._send_folder, entry.path, there, (*way, here))
+                )
 
     async def _make_folder(self, path: bytes) -> bytes:
         """Where it then is: a link to a directory that is there already is gone through."""

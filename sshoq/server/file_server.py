@@ -36,6 +36,7 @@ from sshoq.file_frames import (
 )
 from sshoq.server.account import Account
 from sshoq.server.file_access import PROHIBITED, FileAccess
+from sshoq.server.login import close_descriptors
 from sshoq.server.privsep import FilesServed
 from sshoq.wire import WireError
 
@@ -58,6 +59,7 @@ def run_file_server(
 ) -> NoReturn:
     """The child's life. `end` leads to the network process; the working directory is the start."""
     status = 1
+    close_descriptors()  # the root directory's, which could lead out of a chroot
     with contextlib.suppress(OSError):  # the network process has gone
         # A file at the user's limit and a client that left are errors to be told, not deaths.
         for number in (signal.SIGXFSZ, signal.SIGPIPE):

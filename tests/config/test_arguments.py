@@ -169,7 +169,8 @@ def test_copying_files_is_all_that_it_does(machine: Machine, words: tuple[str, .
     assert options.control_master == "no"
     assert options.remote_command is None
     assert options.local_forwards == ()
-    assert not (options.permit_local_command or options.forward_agent or options.forward_x11)
+    for wish in ("permit_local_command", "forward_agent", "forward_x11"):
+        assert getattr(options, wish) is False
     assert options.request_tty == "no"
 
 
