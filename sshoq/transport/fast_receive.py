@@ -109,8 +109,10 @@ class FastReceive(Base):
         self, datagrams: Sequence[bytes], start: int, source: Address, now: float
     ) -> int:
         """Take datagrams from `start` on as far as they are ordinary; how many those were."""
+        if not self._handshake_confirmed:
+            return 0
         path = self._network_paths[0]
-        if not (self._handshake_confirmed and path.is_validated and path.addr == source):
+        if not path.is_validated or path.addr != source:
             return 0
         run = ordinary_run(datagrams, start, BATCH, self.host_cid)
         recv = self.application_keys.recv

@@ -958,11 +958,10 @@ class Engine:
             return
         position = 0
         while position < len(datagrams) and not self._connection.is_over:
-            if self._connection.is_complete:
-                position += self._connection.receive_ordinary(datagrams, position, source, now)
-            if position < len(datagrams):
+            taken = self._connection.receive_ordinary(datagrams, position, source, now)
+            if not taken:
                 self._take(datagrams[position], source, now)
-                position += 1
+            position += taken or 1
         self._collect()
 
     def _is_home(self, source: Address) -> bool:
