@@ -25,7 +25,7 @@ from sshoq.file_frames import (
 )
 from sshoq.protocol.extensions import OURS, Extension
 from sshoq.protocol.messages import Sftp
-from sshoq.protocol.request import ConnectRequest, Response
+from sshoq.protocol.request import UNAUTHORIZED, ConnectRequest, Response
 from sshoq.protocol.version import OUR_VERSION
 from sshoq.transport.channel import Channel
 from tests.client.little_server import (
@@ -46,18 +46,28 @@ Answer = Callable[[FileRequest], FileResponse | bytes | None]
 """None: the server ends its side. Bytes are said as they are."""
 
 
-class GoResponse(Response):
-    """Let in, by a server that says that it is Go's."""
+SSH3_VERSION = GO_VERSION.replace(b"h4sh5/sshoq", b"francoismichel/ssh3")
+
+
+class VersionResponse(Response):
+    """Let in, by a server that says that it is another one's."""
+
+    def __init__(self, version: bytes) -> None:
+        super().__init__(200)
+        self._version = version
 
     def fields(self, wall_clock: float) -> list[tuple[bytes, bytes]]:
         return [
-            (name, GO_VERSION if value == str(OUR_VERSION).encode() else value)
+            (name, self._version if value == str(OUR_VERSION).encode() else value)
             for name, value in super().fields(wall_clock)
         ]
 
 
+Judge = Callable[[ConnectRequest], Response]
+
+
 def let_in_as_go(request: ConnectRequest) -> Response:
-    return GoResponse(200)
+    return VersionResponse(GO_VERSION)
 
 
 class FileParty:
@@ -110,9 +120,10 @@ async def with_server(
     *,
     given: bytes = b"",
     extensions: Extension | None = None,
+    judge: Judge = let_in_as_go,
     meanwhile: Callable[[asyncio.subprocess.Process], Coroutine[Any, Any, None]] | None = None,
 ) -> Result:
-    async with listening(let_in_as_go, extensions=extensions) as listener:
+    async with listening(judge, extensions=extensions) as listener:
 
         async def prepare() -> None:
             server = await listener.arrived
@@ -138,15 +149,18 @@ async def with_server(
 
 
 def scp(
-    party: FileParty, key: str, cwd: Path, *words: str, extensions: Extension | None = None
+    party: FileParty, key: str, cwd: Path, *words: str, extensions: Extension | None = None,
+    judge: Judge = let_in_as_go,
 ) -> Result:
     """A word that begins with '%' is a path at the server."""
 
     def command(listener: Listener) -> list[str]:
         named = [f"{place(listener)}{word}" if word.startswith("%") else word for word in words]
-        return ["-scp", *named]
+        return ["-scp", *named] if words[0] != "-i" else [*named[:2], "-scp", *named[2:]]
 
-    return asyncio.run(with_server(party, command, key, cwd, extensions=extensions))
+    return asyncio.run(
+        with_server(party, command, key, cwd, extensions=extensions, judge=judge)
+    )
 
 
 def sftp(party: FileParty, key: str, cwd: Path, *commands: str) -> Result:
@@ -642,3 +656,31 @@ def test_the_first_questions_ride_with_the_login(
     first = [one.command for one in party.requests[:2]]
     assert first == [Command.STAT, Command.GET]
     assert [one.id for one in party.requests] == list(range(1, len(party.requests) + 1))
+
+
+def test_they_are_asked_again_after_a_refused_key(
+    keys: list[str], tmp_path: Path  # noqa: F811
+) -> None:
+    tries: list[ConnectRequest] = []
+
+    def judge(request: ConnectRequest) -> Response:
+        tries.append(request)
+        return Response(200) if len({one.authorization for one in tries}) > 1 else UNAUTHORIZED
+
+    party = FileParty(serving())
+    more = ("-i", keys[1])
+    done = scp(party, keys[0], tmp_path, *more, "%x", "here", extensions=OURS, judge=judge)
+    assert done == Result(0, b"", "")
+    assert (tmp_path / "here").read_text() == "bad"
+
+
+def test_a_server_that_dies_of_the_question_is_not_asked(
+    keys: list[str], tmp_path: Path  # noqa: F811
+) -> None:
+    party = FileParty(serving())
+    done = scp(
+        party, keys[0], tmp_path, "%x", "here", judge=lambda _: VersionResponse(SSH3_VERSION)
+    )
+    assert done.status == 255
+    assert "this server has no file transfer" in done.errors
+    assert party.headers == []
