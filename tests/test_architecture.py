@@ -38,6 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("forwarding", "transport", "config", "auth", "protocol"),
         *("file_frames", "listening", "wire"),
     },
+    "paramiko": set(),
     "__main__": {"client"},
     "__init__": set(),
 }
