@@ -27,7 +27,7 @@ from sshoq.transport.events import (
     StreamData,
 )
 from sshoq.transport.identity import Credential, ServerIdentity, SignatureScheme
-from sshoq.transport.packets import FirstPacket
+from sshoq.transport.packets import FirstPacket, NameSource, own_names
 from sshoq.transport.quic import Engine
 
 CLIENT: Address = ("192.0.2.1", 40000)
@@ -240,6 +240,7 @@ def make_link(
     keep_alive: float | None = None,
     idle_timeout: float = 30.0,
     limits: Limits = BEFORE_LOGIN,
+    names: NameSource | None = None,
     preferred_schemes: Sequence[int] = (),
     plain_client: bool | None = None,
     plain_server: bool | None = None,
@@ -261,7 +262,7 @@ def make_link(
     server = Engine.server(
         FirstPacket.of(first_flight[0]),
         server_identity or identity(),
-        reset_key=RESET_KEY,
+        names=names or own_names(RESET_KEY),
         keep_alive=keep_alive,
         idle_timeout=idle_timeout,
         limits=limits,

@@ -17,7 +17,7 @@ from sshoq.transport.events import AFTER_LOGIN, Address, Terminated
 from sshoq.transport.packets import FirstPacket
 from sshoq.transport.quic import Engine
 from sshoq.transport.udp import UdpSocket
-from tests.link import RESET_KEY, identity
+from tests.link import identity
 
 PATIENCE = 30.0
 PEER: Address = ("pair", 0)
@@ -60,7 +60,9 @@ class Party:
     def channel_arrived(self, channel: Channel) -> None:
         self.on_channel(channel)
 
-    def routes_changed(self, added: bytes | None, removed: bytes | None) -> None: ...
+    def name_retired(self, connection_id: bytes) -> None: ...
+
+    def newcomer_arrived(self, datagram: bytes) -> None: ...
 
     def path_changed(self, address: Address) -> None: ...
 
@@ -98,7 +100,7 @@ async def pair(
     loop = asyncio.get_running_loop()
     client_engine = Engine.client(PEER, "server.test", now=loop.time())
     [(_, flight)] = client_engine.outgoing(loop.time())
-    server_engine = Engine.server(FirstPacket.of(flight[0]), identity(), reset_key=RESET_KEY)
+    server_engine = Engine.server(FirstPacket.of(flight[0]), identity())
     async with asyncio.timeout(PATIENCE):
         client = Party(client_engine, UnixSocket(client_end), _state(True, client_extensions))
         server = Party(server_engine, UnixSocket(server_end), _state(False, server_extensions))

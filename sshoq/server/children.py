@@ -29,8 +29,11 @@ sys.exit(run_router(socket.socket(fileno=3), socket.socket(fileno=4), int(sys.ar
 """
 _ROUTER_START = "import socket, sys\nsys.path[:] = {paths!r}\n{code}"
 
-_MOST_DESCRIPTORS = 1 << 20
+_KERNELS_MOST = 1 << 20
 """The kernel's own limit, unless it was raised (fs.nr_open)."""
+
+WANTED_DESCRIPTORS = 1 << 16
+"""What root allows itself where the limit that it was started with is lower."""
 
 _SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGUSR1)
 
@@ -48,7 +51,7 @@ def start_router(
 
 
 def _become_program(listener: int, to_main: int, number: int, code: str) -> None:
-    _leave_main()
+    _leave_main()  # but for the limit: a router, too, has a descriptor for each connection
     # By way of high numbers, since each of the two may be where the other has to go.
     high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in (listener, to_main)]
     os.dup2(high[0], 3)
@@ -75,6 +78,7 @@ def start_monitor(
         status = 255
         try:
             _leave_main()
+            _restore_descriptor_limit()
             _close_others(first_closed, [end.fileno() for end in sockets] + list(keep))
             status = run(*sockets, config, identity, connection)
         except BaseException:
@@ -91,35 +95,44 @@ def _leave_main() -> None:
         signal.signal(number, signal.SIG_DFL)
     os.setsid()
     _restore_oom_score()
-    if _descriptor_limit is not None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, _descriptor_limit)
 
 
 def _close_others(first: int, keep: Sequence[int]) -> None:
     """Listeners and other monitors' sockets. The objects stay, on frames that never return.
 
-    Up to the hard limit: the soft one is the child's already, and main has used more."""
+    Up to main's limit: the child's own may be lower, and main has used more."""
     start = first
     for descriptor in sorted(set(keep)):
         if descriptor >= start:
             os.closerange(start, descriptor)
             start = descriptor + 1
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    os.closerange(start, _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else hard)
+    os.closerange(start, _most_descriptors)
 
 
 # --------------------------------------------------------------------------- what main has more of
 
 _descriptor_limit: tuple[int, int] | None = None
+_most_descriptors = _KERNELS_MOST
 
 
 def raise_descriptor_limit() -> None:
-    """Main has a descriptor for each connection. Its children get back what they would have had."""
-    global _descriptor_limit
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        _descriptor_limit = (soft, hard)
+    """Main and routers have a descriptor for each connection. Monitors, and so the programs of
+    users, get back what they would have had."""
+    global _descriptor_limit, _most_descriptors
+    _descriptor_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    hard = _descriptor_limit[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard == resource.RLIM_INFINITY:
+        return
+    with contextlib.suppress(OSError, ValueError):  # root alone may, and not beyond fs.nr_open
+        most = max(hard, WANTED_DESCRIPTORS)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    _most_descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+
+
+def _restore_descriptor_limit() -> None:
+    if _descriptor_limit is not None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, _descriptor_limit)
 
 
 _OOM_FILE = "/proc/self/oom_score_adj"

@@ -62,10 +62,12 @@ from sshoq.server.privsep import (
     Admit,
     Admitted,
     LoginSucceeded,
+    NetworkProcessDied,
     NotAdmitted,
     Penalty,
     PrivsepError,
     PrivsepSocket,
+    RouterFull,
     RouterReady,
     close_all,
     make_pair,
@@ -426,6 +428,22 @@ class Server:
                 self._admit(listener, control, message)
             except BlockingIOError:
                 raise PrivsepError("does not read its answers") from None
+        elif isinstance(message, RouterFull):
+            where = show_address(listener.udp.getsockname())
+            most = f"{message.most} connections at {where}"
+            log.error(f"no room for more than {most}: RLIMIT_NOFILE is too low")
+        elif isinstance(message, NetworkProcessDied):
+            self._note_fault(message)
+
+    def _note_fault(self, died: NetworkProcessDied) -> None:
+        """As sshd does when its confined process crashes. Who has not shown that the address is
+        its own gets nobody punished."""
+        how = f"was killed by signal {died.signal}" if died.signal else "failed"
+        peer = f"[{died.peer_address}]:{died.peer_port}"
+        self._log_refusal(f"network process for {peer} {how}")
+        if died.is_validated:
+            with contextlib.suppress(ValueError):
+                self._admission.penalise(died.peer_address, "crash", time.monotonic())
 
     def _drop_router(self, listener: Listener) -> None:
         """It broke the rules, or has closed its socket: without it no newcomer is served, so end

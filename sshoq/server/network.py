@@ -10,6 +10,7 @@ import asyncio
 import socket
 import time
 import traceback
+from collections import deque
 from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -43,21 +44,24 @@ from sshoq.server.privsep import (
     LoginOpened,
     LogLine,
     MoveSocket,
+    NameGranted,
+    NameRetired,
+    Newcomer,
     PrivsepError,
     PrivsepSocket,
-    RouteAdded,
-    RouteRemoved,
     SignHandshake,
     SocketMoved,
     StrayDatagram,
+    Superseded,
     Welcome,
     close_all,
 )
+from sshoq.server.rate import RateLimit
 from sshoq.transport.channel import Channel
 from sshoq.transport.conversation import Conversation
 from sshoq.transport.events import AFTER_LOGIN, Address, Terminated
 from sshoq.transport.identity import Credential, ServerIdentity, SignatureScheme
-from sshoq.transport.packets import FirstPacket
+from sshoq.transport.packets import ConnectionName, FirstPacket
 from sshoq.transport.quic import Engine
 from sshoq.transport.udp import UdpSocket
 from sshoq.wire import Message, encode_text
@@ -89,6 +93,9 @@ LINGER = 10.0
 EARLY_SESSIONS = 10
 """MaxSessions until the monitor has told; the session leader holds the real limit, too."""
 
+NEWCOMERS_PER_SECOND = 8
+"""First packets of others that are passed on: two or three flights."""
+
 MAX_TRACE = 3000
 MAX_LOG = 500
 MAX_LOG_LINES = 200
@@ -105,7 +112,7 @@ class NetworkStart(NamedTuple):
     datagrams: list[bytes]
     peer: Address
     local_address: str
-    reset_key: bytes
+    names: list[ConnectionName]
 
 
 def run_network(start: NetworkStart) -> int:
@@ -145,6 +152,8 @@ class NetworkProcess:
         self._farewell: asyncio.TimerHandle | None = None
         self._request: int | None = None
         self._log_lines = 0
+        self._names = deque(start.names)
+        self._newcomers = RateLimit(NEWCOMERS_PER_SECOND)
         self.max_sessions = EARLY_SESSIONS
         monitor = PrivsepSocket(start.monitor, TO_MONITOR, FROM_MONITOR)
         self._welcome = _read_welcome(monitor)
@@ -152,7 +161,7 @@ class NetworkProcess:
         self._monitor = PrivsepLink(monitor, self._receive_from_monitor, self._lose)
         self._router = PrivsepLink(
             PrivsepSocket(start.router, NETWORK_TO_ROUTER, ROUTER_TO_NETWORK),
-            self._receive_stray,
+            self._receive_from_router,
             _live_on,
         )
         self._udp = UdpSocket(start.udp)
@@ -165,7 +174,7 @@ class NetworkProcess:
         return Engine.server(
             self._start.first,
             self._identity(),
-            reset_key=self._start.reset_key,
+            names=self._next_name,
             idle_timeout=IDLE_TIMEOUT,
             keep_alive=KEEP_ALIVE,
         )
@@ -181,8 +190,6 @@ class NetworkProcess:
     async def run(self) -> None:
         """Until the connection is over, or one of the processes it needs is gone."""
         self._loop.set_exception_handler(self._crash)
-        for connection_id in self._conversation.engine.connection_ids:
-            self.routes_changed(connection_id, None)
         self._patience = self._loop.call_later(HANDSHAKE_TIMEOUT, self._give_up_handshake)
         async with asyncio.TaskGroup() as group:
             self._group = group
@@ -247,11 +254,16 @@ class NetworkProcess:
     def _give_up_handshake(self) -> None:
         self._conversation.close(Code.REQUEST_CANCELLED, "the handshake takes too long")
 
-    def _receive_stray(self, message: Message, descriptors: list[int]) -> None:
+    def _receive_from_router(self, message: Message, descriptors: list[int]) -> None:
         close_all(descriptors)
         if isinstance(message, StrayDatagram):
             address = (message.peer_address, message.peer_port)
             self._conversation.receive_datagrams([message.payload], address)
+        elif isinstance(message, NameGranted):
+            self._names.append(ConnectionName(message.connection_id, message.reset_token))
+        elif isinstance(message, Superseded):
+            self.log(VERBOSE, "the client has begun anew")
+            self._conversation.close(Code.NO_ERROR, "the client has begun anew")
 
     def send_ready(self) -> None:
         pass
@@ -265,11 +277,17 @@ class NetworkProcess:
     def settings_received(self) -> None:
         pass
 
-    def routes_changed(self, added: bytes | None, removed: bytes | None) -> None:
-        if added is not None:
-            self._router.send(RouteAdded(added))
-        if removed is not None:
-            self._router.send(RouteRemoved(removed))
+    def _next_name(self) -> ConnectionName | None:
+        return self._names.popleft() if self._names else None
+
+    def name_retired(self, connection_id: bytes) -> None:
+        self._router.send(NameRetired(connection_id))
+
+    def newcomer_arrived(self, datagram: bytes) -> None:
+        """The kernel gives our socket whatever comes from the client's address, also when a new
+        client has it. The router sees whether it is so."""
+        if self._newcomers.allows(self._loop.time()):
+            self._router.send(Newcomer(datagram))
 
     def path_changed(self, address: Address) -> None:
         self.log(VERBOSE, f"the client has moved to {address[0]} port {address[1]}")

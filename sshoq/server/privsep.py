@@ -345,6 +345,23 @@ class NotAdmitted(Message):
     reason: Text
 
 
+class RouterFull(Message):
+    """It has no descriptor for one more connection, and turns newcomers away."""
+
+    most: Varint
+
+
+class NetworkProcessDied(Message):
+    """Of a signal, or of a fault of ours. Perhaps somebody is trying to take one over."""
+
+    peer_address: Text
+    peer_port: Varint
+    signal: Varint
+    """0: it ended by itself."""
+    is_validated: Bool
+    """The address is the client's own."""
+
+
 class RouterReady(Message):
     """The router is loaded and confined; the server may say that it listens."""
 
@@ -353,14 +370,27 @@ class RouterReady(Message):
 # router
 
 
-class RouteAdded(Message):
-    """Datagrams with this destination connection ID are mine, wherever they come from."""
+class NameGranted(Message):
+    """One more connection ID for you, with the secret that ends the connection of that ID."""
+
+    connection_id: Bytes
+    reset_token: Bytes
+
+
+class NameRetired(Message):
+    """The client will not use this connection ID again. The router grants another one for it."""
 
     connection_id: Bytes
 
 
-class RouteRemoved(Message):
-    connection_id: Bytes
+class Newcomer(Message):
+    """At my socket, so from my client's address, came the first packet of another connection."""
+
+    payload: Bytes
+
+
+class Superseded(Message):
+    """That other connection has shown that the address is its own, so yours has lost its client."""
 
 
 class AddressValidated(Message):
@@ -433,10 +463,10 @@ LEADER_TO_MONITOR = MessageSet(
     {1: RecordLogin, 2: RecordLogout, 3: ProgramRunning, 4: ProgramGone}
 )
 MONITOR_TO_LEADER = MessageSet({1: Recorded})
-ROUTER_TO_MAIN = MessageSet({1: Admit, 2: RouterReady})
+ROUTER_TO_MAIN = MessageSet({1: Admit, 2: RouterReady, 3: RouterFull, 4: NetworkProcessDied})
 MAIN_TO_ROUTER = MessageSet({1: Admitted, 2: NotAdmitted})
-NETWORK_TO_ROUTER = MessageSet({1: RouteAdded, 2: RouteRemoved, 3: AddressValidated})
-ROUTER_TO_NETWORK = MessageSet({1: StrayDatagram})
+NETWORK_TO_ROUTER = MessageSet({1: NameRetired, 2: AddressValidated, 3: Newcomer})
+ROUTER_TO_NETWORK = MessageSet({1: StrayDatagram, 2: NameGranted, 3: Superseded})
 MONITOR_TO_MAIN = MessageSet({1: LoginSucceeded, 2: Penalty})
 NOTHING = MessageSet({})
 

@@ -57,7 +57,7 @@ def _connect() -> None:
     client = Engine.client(_PEER, "localhost", now=0.0)
     flight = client.outgoing(0.0)[0][1]
     RetryTickets().retry(flight[0], _PEER, 0.0)
-    server = Engine.server(FirstPacket.of(flight[0]), _throwaway_identity(), reset_key=bytes(32))
+    server = Engine.server(FirstPacket.of(flight[0]), _throwaway_identity())
     talk = _Talk(client, server)
     server.receive(flight, _PEER, 0.0)
     talk.run()

@@ -25,19 +25,28 @@ from sshoq.server.privsep import (
     AddressValidated,
     Admit,
     Admitted,
+    NameGranted,
+    NameRetired,
+    NetworkProcessDied,
+    Newcomer,
     NotAdmitted,
     PrivsepError,
     PrivsepSocket,
-    RouteAdded,
-    RouteRemoved,
+    RouterFull,
     RouterReady,
     StrayDatagram,
+    Superseded,
     close_all,
     make_pair,
 )
+from sshoq.server.rate import RateLimit
 from sshoq.server.rehearsal import rehearse
 from sshoq.server.sandbox import confine_network, confine_router
+from sshoq.server.secret import Secret
 from sshoq.transport.packets import (
+    RESET_KEY_LENGTH,
+    TICKET_KEY_LENGTH,
+    ConnectionName,
     FirstPacket,
     PacketHead,
     RetryTickets,
@@ -45,16 +54,15 @@ from sshoq.transport.packets import (
     TicketMissing,
     answer_to_noise,
     connection_refused,
+    new_name,
     parse_packet,
 )
 
 READ_BUDGET = 64
 """Datagrams read before anything else gets its turn."""
 
-ROUTES_PER_CONNECTION = 12
-"""aioquic keeps eight connection IDs alive; the client's own first choice and a few in flight come
-on top.
-"""
+NAMES_PER_CONNECTION = 12
+"""aioquic keeps eight connection IDs alive; a few lie ready for a client that moves."""
 
 MAX_HALF_OPEN = 5
 """Unvalidated handshakes from which on newcomers must show that they own their address (Retry).
@@ -74,16 +82,36 @@ RESETS_PER_SECOND = 100
 """Stateless resets and version negotiations are answers to noise; more of them is an amplifier."""
 
 
+SUSPICION = 300.0
+"""Seconds for which every newcomer must show its address, after a network process has died of what
+came from somebody who had not. They all have the memory layout of the router: it must cost
+something to try again and again.
+"""
+
+FULL_PAUSE = 60.0
+"""Seconds between two complaints that there are no descriptors left."""
+
+OWN_FAULT = 70
+"""The exit status of a network process that met a fault of ours."""
+
+DEADLY_FAULTS = frozenset(
+    getattr(signal, f"SIG{name}") for name in ("ILL", "TRAP", "ABRT", "BUS", "FPE", "SEGV", "SYS")
+)
+"""What ends one that was made to do what it was not written for. Others send it SIGKILL."""
+
 NOT_ALLOWED = "Not allowed at this time"
 
 
 class NetworkProcess:
     """What the router keeps of one connection."""
 
-    __slots__ = ("control", "routes", "validated")
+    __slots__ = ("control", "local_address", "peer", "pid", "routes", "validated")
 
-    def __init__(self, control: PrivsepSocket) -> None:
+    def __init__(self, control: PrivsepSocket, pid: int, first: Arrival) -> None:
         self.control = control
+        self.pid = pid
+        self.peer = first.peer
+        self.local_address = first.local_address
         self.routes: set[bytes] = set()
         self.validated = False
 
@@ -91,20 +119,29 @@ class NetworkProcess:
 class Router:
     """The table of connection IDs, and the way of a datagram through it."""
 
-    def __init__(self, listener: socket.socket, main: PrivsepSocket, number: int) -> None:
+    def __init__(
+        self, listener: socket.socket, main: PrivsepSocket, number: int, children: socket.socket
+    ) -> None:
+        """`children` can be read when a child has ended."""
         self._listener = listener
         self._main = main
         self._number = number
-        self._tickets = RetryTickets()
-        self._reset_key = os.urandom(32)
+        self._ticket_secret = Secret(TICKET_KEY_LENGTH)
+        self._tickets = RetryTickets(self._ticket_secret.key)
+        self._reset_secret = Secret(RESET_KEY_LENGTH)
         self._routes: dict[bytes, NetworkProcess] = {}
         self._processes: dict[int, NetworkProcess] = {}
         self._most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_DESCRIPTORS
+        self._by_pid: dict[int, NetworkProcess] = {}
         self._half_open = 0
+        self._suspicious_until = 0.0
+        self._full_since: float | None = None
+        self._wakeup = children
         self._noise = RateLimit(RESETS_PER_SECOND)
         self._poll = select.epoll()
         self._poll.register(listener, select.EPOLLIN)
         self._poll.register(main, select.EPOLLIN)
+        self._poll.register(self._wakeup, select.EPOLLIN)
 
     def serve(self) -> None:
         """Until main closes its end."""
@@ -114,6 +151,8 @@ class Router:
                     return  # main says nothing unasked: it is gone, or wants us gone
                 if fd == self._listener.fileno():
                     self._serve_listener()
+                elif fd == self._wakeup.fileno():
+                    self._take_children()
                 elif fd in self._processes:
                     self._serve_process(self._processes[fd])
 
@@ -148,7 +187,7 @@ class Router:
             self._forget(process)
 
     def _answer_noise(self, packet: PacketHead, arrival: Arrival) -> None:
-        answer = answer_to_noise(packet, len(arrival.payload), self._reset_key)
+        answer = answer_to_noise(packet, len(arrival.payload), self._reset_secret.key)
         if answer is not None and self._noise.allows(time.monotonic()):
             self._send(answer, arrival)
 
@@ -158,15 +197,20 @@ class Router:
 
     # ------------------------------------------------------------------ new connections
 
-    def _welcome(self, arrivals: list[Arrival]) -> None:
-        """Retry, refuse, or admit whoever sent a connection's first packets."""
-        if len(self._processes) >= self._most:
-            return  # running out of descriptors would end the router
+    def _welcome(
+        self, arrivals: list[Arrival], predecessor: NetworkProcess | None = None
+    ) -> None:
+        """Retry, refuse, or admit whoever sent a connection's first packets. A predecessor had its
+        address before."""
         first = arrivals[0]
+        if len(self._processes) >= self._most:
+            self._complain_of_room(time.monotonic())
+            self._turn_away(first)  # running out of descriptors would end the router
+            return
         try:
             start = self._tickets.redeem(first.payload, first.peer, time.monotonic())
         except TicketMissing:
-            if self._half_open < MAX_HALF_OPEN:
+            if predecessor is None and not self._wants_proof(time.monotonic()):
                 start = FirstPacket.of(first.payload)
             else:
                 self._send(self._tickets.retry(first.payload, first.peer, time.monotonic()), first)
@@ -176,8 +220,37 @@ class Router:
         descriptors = self._ask_admission(first)
         if isinstance(descriptors, NotAdmitted):
             self._turn_away(first)
-        else:
-            self._start_process(start, arrivals, descriptors)
+            return
+        if predecessor is not None:
+            self._supersede(predecessor)
+        self._start_process(start, arrivals, descriptors)
+
+    def _wants_proof(self, now: float) -> bool:
+        return self._half_open >= MAX_HALF_OPEN or now < self._suspicious_until
+
+    def _complain_of_room(self, now: float) -> None:
+        if self._full_since is None or now - self._full_since > FULL_PAUSE:
+            self._full_since = now
+            self._main.send(RouterFull(self._most))
+
+    def _meet_newcomer(self, predecessor: NetworkProcess, payload: bytes) -> None:
+        """A client that was started anew can have the address of one that is not given up yet, and
+        the kernel gives its packets to that one's socket. Anybody could put that address on a
+        packet, so it must be shown first.
+        """
+        arrival = Arrival(payload, predecessor.peer, predecessor.local_address)
+        packet = parse_packet(payload)
+        if packet is None or not packet.is_initial:
+            return
+        process = self._routes.get(packet.destination_cid)
+        if process is None:
+            self._welcome([arrival], predecessor)
+        elif process is not predecessor:
+            self._pass_on(process, arrival)
+
+    def _supersede(self, process: NetworkProcess) -> None:
+        with suppress(PrivsepError, BlockingIOError):
+            process.control.send(Superseded())
 
     def _turn_away(self, first: Arrival) -> None:
         """In sshd's words, which do not tell why; and not to everybody in a flood."""
@@ -203,27 +276,31 @@ class Router:
     ) -> None:
         own, theirs = make_pair()
         own.setblocking(False)
+        names = [new_name(self._reset_secret.key) for _ in range(NAMES_PER_CONNECTION)]
         try:
-            if os.fork() == 0:
+            if (pid := os.fork()) == 0:
                 own.close()
-                self._become_network_process(theirs, start, arrivals, descriptors)
+                self._become_network_process(theirs, start, names, arrivals, descriptors)
         except OSError:  # no room for a process: the monitor finds itself alone, and ends
             own.close()
             return
         finally:
             theirs.close()
             close_all(descriptors)
-        process = NetworkProcess(PrivsepSocket(own, ROUTER_TO_NETWORK, NETWORK_TO_ROUTER))
-        self._processes[own.fileno()] = process
+        control = PrivsepSocket(own, ROUTER_TO_NETWORK, NETWORK_TO_ROUTER)
+        process = NetworkProcess(control, pid, arrivals[0])
+        self._processes[own.fileno()] = self._by_pid[pid] = process
         self._poll.register(own, select.EPOLLIN)
         self._half_open += 1
         # The client names us by its own choice of ID until it has heard ours.
-        self._add_route(process, start.destination_cid)
+        for connection_id in (start.destination_cid, *(name.connection_id for name in names)):
+            self._add_route(process, connection_id)
 
     def _become_network_process(
         self,
         control: socket.socket,
         start: FirstPacket,
+        names: list[ConnectionName],
         arrivals: list[Arrival],
         descriptors: list[int],
     ) -> None:
@@ -235,6 +312,8 @@ class Router:
                 process.control.close()
             self._main.close()
             self._listener.close()
+            signal.set_wakeup_fd(-1)
+            self._wakeup.close()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             confine_network()
             status = run_network(
@@ -246,7 +325,7 @@ class Router:
                     datagrams=[arrival.payload for arrival in arrivals],
                     peer=arrivals[0].peer,
                     local_address=arrivals[0].local_address,
-                    reset_key=self._reset_key,
+                    names=names,
                 )
             )
         finally:
@@ -263,25 +342,33 @@ class Router:
         except PrivsepError:
             self._forget(process)
             return
-        if isinstance(message, RouteAdded):
-            self._add_route(process, message.connection_id)
-        elif isinstance(message, RouteRemoved):
-            self._remove_route(process, message.connection_id)
+        if isinstance(message, NameRetired):
+            self._replace_name(process, message.connection_id)
         elif isinstance(message, AddressValidated):
             self._settle(process)
+        elif isinstance(message, Newcomer):
+            self._meet_newcomer(process, message.payload)
 
     def _add_route(self, process: NetworkProcess, connection_id: bytes) -> None:
         """An ID that another connection uses stays there: it could only be a guess or a theft."""
-        if len(process.routes) >= ROUTES_PER_CONNECTION:
-            self._forget(process)
-        elif connection_id not in self._routes:
+        if connection_id not in self._routes:
             self._routes[connection_id] = process
             process.routes.add(connection_id)
 
-    def _remove_route(self, process: NetworkProcess, connection_id: bytes) -> None:
-        if connection_id in process.routes:
-            process.routes.discard(connection_id)
-            del self._routes[connection_id]
+    def _replace_name(self, process: NetworkProcess, connection_id: bytes) -> None:
+        if connection_id not in process.routes:
+            return
+        process.routes.discard(connection_id)
+        del self._routes[connection_id]
+        name = new_name(self._reset_secret.key)
+        try:
+            process.control.send(NameGranted(*name))
+        except BlockingIOError:
+            return  # who does not read goes without
+        except PrivsepError:
+            self._forget(process)
+            return
+        self._add_route(process, name.connection_id)
 
     def _settle(self, process: NetworkProcess) -> None:
         if not process.validated:
@@ -293,43 +380,60 @@ class Router:
         fd = process.control.fileno()
         if self._processes.pop(fd, None) is None:
             return
-        self._settle(process)
+        if not process.validated:
+            self._half_open -= 1
         for connection_id in process.routes:
             del self._routes[connection_id]
         process.routes.clear()
         self._poll.unregister(fd)
         process.control.close()
 
+    def _take_children(self) -> None:
+        """Network processes that have ended; how, may have to be told."""
+        with suppress(BlockingIOError):
+            self._wakeup.recv(4096)
+        with suppress(ChildProcessError):
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                process = self._by_pid.pop(ended[0], None)
+                if process is not None and _is_fault(ended[1]):
+                    self._tell_fault(process, ended[1])
 
-class RateLimit:
-    """At most `per_second` events in any second of the clock."""
+    def _tell_fault(self, process: NetworkProcess, status: int) -> None:
+        number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        self._main.send(NetworkProcessDied(*process.peer, number, process.validated))
+        if not process.validated:
+            self._suspicious_until = time.monotonic() + SUSPICION
 
-    def __init__(self, per_second: int) -> None:
-        self._most = per_second
-        self._second = 0
-        self._count = 0
 
-    def allows(self, now: float) -> bool:
-        if int(now) != self._second:
-            self._second, self._count = int(now), 0
-        self._count += 1
-        return self._count <= self._most
+def _is_fault(status: int) -> bool:
+    if os.WIFSIGNALED(status):
+        return os.WTERMSIG(status) in DEADLY_FAULTS
+    return os.WEXITSTATUS(status) == OWN_FAULT
+
+
+def _watch_children() -> socket.socket:
+    ours, signals = socket.socketpair()
+    ours.setblocking(False)
+    signals.setblocking(False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(signals.detach(), warn_on_full_buffer=False)
+    return ours
 
 
 def run_router(listener: socket.socket, to_main: socket.socket, number: int) -> int:
     """The router's life. Returns its exit status when main is gone or wants it to end."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are reaped by the kernel
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a ^C at the terminal is main's to answer
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     listener.setblocking(False)
     main = PrivsepSocket(to_main, ROUTER_TO_MAIN, MAIN_TO_ROUTER)
+    children = _watch_children()
     rehearse()
     gc.collect()
     gc.freeze()  # what is loaded now stays shared with every network process
     confine_router()
     try:
         main.send(RouterReady())
-        Router(listener, main, number).serve()
+        Router(listener, main, number, children).serve()
     except PrivsepError:
         return 1
     return 0

@@ -20,7 +20,10 @@ SERVICE_USER = "sshoq"
 EMPTY_DIRECTORY = "/run/sshoq/empty"
 
 MAX_DESCRIPTORS = 4096
-"""1,024 channels with three descriptors each, and room; the router's connections are fewer."""
+"""Of a network process: 1,024 channels with three descriptors each, and room."""
+
+MAX_ROUTER_DESCRIPTORS = 65536
+"""One for each connection: as many as could come from one address."""
 
 
 class SandboxError(Exception):
@@ -67,7 +70,9 @@ def confine_router() -> None:
             raise SandboxError(f"user {SERVICE_USER} does not exist") from None
         enter_empty_root(EMPTY_DIRECTORY)
         give_up_root(account.pw_uid, account.pw_gid)
-    _set_limits()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    _limit_descriptors(MAX_ROUTER_DESCRIPTORS)
     libc.prctl(libc.PR_SET_DUMPABLE, 0)
     libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
     _install_filter(ROUTER_RULES)
@@ -79,14 +84,13 @@ def confine_network() -> None:
     # Not in the router: the limit counts all processes of the user, and the router's children are
     # many.
     resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+    _limit_descriptors(MAX_DESCRIPTORS)
     _install_filter(NETWORK_RULES)
 
 
-def _set_limits() -> None:
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+def _limit_descriptors(most: int) -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    most = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
+    most = most if hard == resource.RLIM_INFINITY else min(hard, most)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 

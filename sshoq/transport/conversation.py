@@ -33,12 +33,12 @@ from sshoq.protocol.request import ConnectRequest, Response, ResponseHead
 from sshoq.transport.channel import Channel
 from sshoq.transport.events import (
     Address,
-    ConnectionIdIssued,
     ConnectionIdRetired,
     DatagramReceived,
     Event,
     HandshakeCompleted,
     Limits,
+    NewcomerArrived,
     PathChanged,
     SendReady,
     StreamData,
@@ -84,8 +84,11 @@ class ConversationOwner(Protocol):
     def channel_arrived(self, channel: Channel) -> None:
         """The peer opened a channel: confirm or refuse it."""
 
-    def routes_changed(self, added: bytes | None, removed: bytes | None) -> None:
-        """Server: a connection ID by which datagrams are recognised came or went."""
+    def name_retired(self, connection_id: bytes) -> None:
+        """Server: the peer will not call the connection by that ID again."""
+
+    def newcomer_arrived(self, datagram: bytes) -> None:
+        """Server: somebody begins a connection anew at the peer's address."""
 
     def path_changed(self, address: Address) -> None:
         """The peer has moved there, proven."""
@@ -347,11 +350,11 @@ class Conversation:
         now = self._loop.time()
         self._act(lambda: self.state.receive_datagram(event.data, now))
 
-    def _on_id_issued(self, event: ConnectionIdIssued) -> None:
-        self._owner.routes_changed(event.connection_id, None)
-
     def _on_id_retired(self, event: ConnectionIdRetired) -> None:
-        self._owner.routes_changed(None, event.connection_id)
+        self._owner.name_retired(event.connection_id)
+
+    def _on_newcomer(self, event: NewcomerArrived) -> None:
+        self._owner.newcomer_arrived(event.datagram)
 
     def _on_path_changed(self, event: PathChanged) -> None:
         self._owner.path_changed(event.address)
@@ -450,8 +453,8 @@ _HANDLERS: dict[type[Event], Callable[[Conversation, Any], None]] = {
     StreamReset: Conversation._on_stream_reset,
     StreamStopped: Conversation._on_stream_stopped,
     DatagramReceived: Conversation._on_datagram,
-    ConnectionIdIssued: Conversation._on_id_issued,
     ConnectionIdRetired: Conversation._on_id_retired,
+    NewcomerArrived: Conversation._on_newcomer,
     PathChanged: Conversation._on_path_changed,
     Terminated: Conversation._on_terminated,
 }

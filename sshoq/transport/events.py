@@ -156,15 +156,6 @@ class DatagramReceived(Event):
         self.data = data
 
 
-class ConnectionIdIssued(Event):
-    """From now on the peer may name us by this connection ID, from any address."""
-
-    __slots__ = ("connection_id",)
-
-    def __init__(self, connection_id: bytes) -> None:
-        self.connection_id = connection_id
-
-
 class ConnectionIdRetired(Event):
     """The peer will not use this connection ID again."""
 
@@ -172,6 +163,17 @@ class ConnectionIdRetired(Event):
 
     def __init__(self, connection_id: bytes) -> None:
         self.connection_id = connection_id
+
+
+class NewcomerArrived(Event):
+    """A server's alone: somebody at the peer's address has begun a connection anew, with this
+    datagram. It may be the peer, who has forgotten ours; or who only says that it is there.
+    """
+
+    __slots__ = ("datagram",)
+
+    def __init__(self, datagram: bytes) -> None:
+        self.datagram = datagram
 
 
 class PathChanged(Event):

@@ -8,6 +8,7 @@ library.
 
 import os
 import struct
+from collections.abc import Callable
 from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
@@ -34,6 +35,8 @@ MIN_INITIAL_DATAGRAM = 1200
 RESET_TOKEN_LENGTH = 16
 MIN_RESET_LENGTH = 21
 
+RESET_KEY_LENGTH = 32
+TICKET_KEY_LENGTH = 16
 TICKET_LIFETIME = 15.0
 """Seconds. A client answers a Retry at once; the longest round trip is far below."""
 
@@ -54,6 +57,9 @@ _INITIAL_SALTS = {
     VERSION_1: ("38762cf7f55934b34d179ae6a4c80cadccbb7f0a", "quic"),
     VERSION_2: ("0dede3def700a6db819381be6e269dcbf9bd2ed9", "quicv2"),
 }
+
+Key = bytes | memoryview
+"""A secret; perhaps only lent, then nothing here keeps a copy."""
 
 CONNECTION_REFUSED = 0x02
 """RFC 9000 20.1."""
@@ -149,7 +155,7 @@ def _initial_head(datagram: bytes) -> PacketHead:
 # ------------------------------------------------------------------------------- answers to noise
 
 
-def answer_to_noise(head: PacketHead, length: int, reset_key: bytes) -> bytes | None:
+def answer_to_noise(head: PacketHead, length: int, reset_key: Key) -> bytes | None:
     """What a packet of no known connection, in a datagram of `length` bytes, is answered with."""
     if head.version is None:
         return stateless_reset(reset_key, head.destination_cid, length)
@@ -170,21 +176,42 @@ def version_negotiation(head: PacketHead) -> bytes:
     return bytes(out)
 
 
-def reset_token(key: bytes, connection_id: bytes) -> bytes:
+class ConnectionName(NamedTuple):
+    """A connection ID of a server's, and the secret that ends the connection of that ID."""
+
+    connection_id: bytes
+    reset_token: bytes
+
+
+NameSource = Callable[[], ConnectionName | None]
+"""Where a connection gets its names from; None when there is none to be had now."""
+
+
+def new_name(key: Key) -> ConnectionName:
+    connection_id = os.urandom(CID_LENGTH)
+    return ConnectionName(connection_id, reset_token(key, connection_id))
+
+
+def own_names(key: Key) -> NameSource:
+    """As many as are asked for, by who has the key."""
+    return lambda: new_name(key)
+
+
+def reset_token(key: Key, connection_id: bytes) -> bytes:
     """The secret that ends the connection of that ID; who has lost the connection can still make
     it.
     """
     return _hmac_sha256(key, connection_id)[:RESET_TOKEN_LENGTH]
 
 
-def _hmac_sha256(key: bytes, data: bytes) -> bytes:
+def _hmac_sha256(key: Key, data: bytes) -> bytes:
     """By cryptography, which is there: Python's own would load another OpenSSL."""
     state = HMAC(key, hashes.SHA256())
     state.update(data)
     return state.finalize()
 
 
-def stateless_reset(key: bytes, connection_id: bytes, length: int) -> bytes | None:
+def stateless_reset(key: Key, connection_id: bytes, length: int) -> bytes | None:
     """RFC 9000 10.3: looks like any short packet, and is shorter than the one it answers (else a
     loop).
     """
@@ -252,8 +279,13 @@ class RetryTickets:
     to.
     """
 
-    def __init__(self) -> None:
-        self._seal = AESGCM(AESGCM.generate_key(bit_length=128))
+    def __init__(self, key: Key = b"") -> None:
+        """The key, of 16 bytes, is lent: it is taken up for each ticket anew."""
+        self._key = key or AESGCM.generate_key(bit_length=8 * TICKET_KEY_LENGTH)
+
+    @property
+    def _seal(self) -> AESGCM:
+        return AESGCM(self._key)
 
     def retry(self, datagram: bytes, peer: tuple[str, int], now: float) -> bytes:
         """The Retry packet that answers a first packet without a token."""

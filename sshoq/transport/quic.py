@@ -26,12 +26,12 @@ from sshoq.transport.events import (
     BEFORE_LOGIN,
     Address,
     Cause,
-    ConnectionIdIssued,
     ConnectionIdRetired,
     DatagramReceived,
     Event,
     HandshakeCompleted,
     Limits,
+    NewcomerArrived,
     PathChanged,
     SendReady,
     StreamData,
@@ -58,7 +58,9 @@ from sshoq.transport.packets import (
     VERSION_1,
     VERSION_2,
     FirstPacket,
-    reset_token,
+    NameSource,
+    own_names,
+    parse_packet,
 )
 from sshoq.transport.path_mtu import PathMtu
 from sshoq.transport.stand_ins import standing_in
@@ -369,7 +371,7 @@ class _Connection(QuicConnection):
         limits: Limits,
         *,
         start: FirstPacket | None = None,
-        reset_key: bytes = b"",
+        names: NameSource | None = None,
         identity: ServerIdentity | None = None,
         preferred_schemes: Sequence[int] = (),
     ) -> None:
@@ -382,7 +384,7 @@ class _Connection(QuicConnection):
         )
         self._logger = _SILENCE
         self._loss._logger = None
-        self._reset_key = reset_key or os.urandom(32)
+        self._next_name = names or own_names(os.urandom(32))
         self._announced_cid = 0
         self._begun_by_application = False
         self.credit = CreditBook(limits)
@@ -396,8 +398,14 @@ class _Connection(QuicConnection):
         ):
             limit.value = limit.sent = count
         if not self._is_client:
-            first = self._host_cids[0]
-            first.stateless_reset_token = reset_token(self._reset_key, first.cid)
+            self._take_first_name()
+
+    def _take_first_name(self) -> None:
+        name = self._next_name()
+        assert name is not None
+        first = self._host_cids[0]
+        first.cid, first.stateless_reset_token = name
+        self.host_cid = self._local_initial_source_connection_id = name.connection_id
 
     # ------------------------------------------------------------------ what Engine asks
 
@@ -415,6 +423,17 @@ class _Connection(QuicConnection):
 
     def knows_cid(self, cid: bytes) -> bool:
         return any(cid == own.cid for own in self._host_cids)
+
+    def is_for_another(self, datagram: bytes) -> bool:
+        """Whether somebody begins a connection of his own with it."""
+        head = None if self._is_client else parse_packet(datagram)
+        return (
+            head is not None
+            and head.is_initial
+            and head.destination_cid != self.original_destination_connection_id
+            and head.destination_cid != self._retry_source_connection_id
+            and not self.knows_cid(head.destination_cid)
+        )
 
     def is_reset_token(self, token: bytes) -> bool:
         """Whether that is the peer's secret for one of the connection IDs we use (RFC 9000
@@ -646,17 +665,15 @@ class _Connection(QuicConnection):
 
     def _replenish_connection_ids(self) -> None:
         wanted = min(MAX_CONNECTION_IDS, self._remote_active_connection_id_limit)
-        while len(self._host_cids) < wanted:
-            cid = os.urandom(CID_LENGTH)
+        while len(self._host_cids) < wanted and (name := self._next_name()) is not None:
             self._host_cids.append(
                 QuicConnectionId(
-                    cid=cid,
+                    cid=name.connection_id,
                     sequence_number=self._host_cid_seq,
-                    stateless_reset_token=reset_token(self._reset_key, cid),
+                    stateless_reset_token=name.reset_token,
                 )
             )
             self._host_cid_seq += 1
-            self.notices.append(ConnectionIdIssued(cid))
 
     def _write_new_connection_id_frame(
         self, builder: QuicPacketBuilder, connection_id: QuicConnectionId
@@ -920,7 +937,7 @@ class Engine:
         identity: ServerIdentity,
         *,
         limits: Limits = BEFORE_LOGIN,
-        reset_key: bytes = b"",
+        names: NameSource | None = None,
         idle_timeout: float = IDLE_TIMEOUT,
         keep_alive: float | None = KEEP_ALIVE,
         max_datagram_size: int = SMALLEST_MAX_DATAGRAM_SIZE,
@@ -942,7 +959,7 @@ class Engine:
         configuration.certificate_chain = first.certificates[1:]
         configuration.private_key = first.key
         connection = _connection_for(configuration)(
-            configuration, limits, start=start, reset_key=reset_key, identity=identity
+            configuration, limits, start=start, names=names, identity=identity
         )
         return cls(connection, keep_alive=keep_alive, address_validated=start.retry_cid is not None)
 
@@ -1195,6 +1212,9 @@ class Engine:
             if self._is_stateless_reset(datagram):
                 self._end(Terminated(0, Cause.RESET.value, Cause.RESET, is_application=False))
                 return
+        elif connection.is_for_another(datagram):
+            self._events.append(NewcomerArrived(datagram))
+            return
         connection.receive_datagram(datagram, peer, now)
         if self._address_validated and connection._network_paths:
             connection._network_paths[0].is_validated = True

@@ -23,7 +23,7 @@ from sshoq.transport.events import AFTER_LOGIN
 from sshoq.transport.packets import FirstPacket
 from sshoq.transport.quic import Engine
 from sshoq.transport.udp import UdpSocket
-from tests.link import RESET_KEY, identity
+from tests.link import identity
 from tests.pair import Party
 
 Serve = Callable[["LittleServer", Channel], None]
@@ -165,7 +165,7 @@ async def listening(
             first, caller = sock.recvfrom(2000, socket.MSG_PEEK)
             loop.remove_reader(sock)
             sock.connect(caller)
-            engine = Engine.server(FirstPacket.of(first), identity(), reset_key=RESET_KEY)
+            engine = Engine.server(FirstPacket.of(first), identity())
             end = socket.socket(fileno=os.dup(sock.fileno()))
             server = LittleServer(engine, end, extensions, judge, serve)
             server.sessions = group

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.accounts import Account
-from tests.processes import wait_until
+from tests.processes import processes_of, wait_until
 from tests.programs import Client, Sshoq
 from tests.scenarios.conftest import ServerFactory
 
@@ -95,6 +95,26 @@ def connected_ports(local: int) -> set[int]:
     return {
         int(row[2].rpartition(":")[2], 16) for row in rows if row[1].endswith(f":{local:04X}")
     } - {0}
+
+
+def test_a_client_that_starts_anew_at_the_address_of_one_that_vanished_takes_its_place(
+    client: Client, translator: AddressTranslator, fresh_account: Account, tmp_path: Path
+) -> None:
+    """As behind a translator that gives the port to the next one. The server has heard of no end,
+    and the kernel gives all that comes from there to the first one's socket.
+    """
+    flags = ["-o", f"Port={translator.port}", "-o", "StrictHostKeyChecking=no"]
+    first = Client(client.server, fresh_account.name, fresh_account.key, tmp_path)
+    vanished = first.start("echo here; exec sleep 600", flags=flags)
+    assert vanished.stdout is not None
+    assert vanished.stdout.readline() == b"here\n"
+    vanished.kill()
+    vanished.communicate(timeout=PATIENCE)
+    for _ in range(2):
+        assert client.output("echo anew", flags=flags) == b"anew\n"
+    wait_until(
+        lambda: not processes_of(fresh_account.uid), PATIENCE, "the first one's session is over"
+    )
 
 
 def test_a_client_that_moves_keeps_its_session_and_gets_its_socket_back(

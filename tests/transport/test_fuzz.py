@@ -17,7 +17,6 @@ from sshoq.transport.quic import Engine
 from sshoq.wire import varint
 from tests.link import (
     CLIENT,
-    RESET_KEY,
     SERVER,
     Link,
     Side,
@@ -177,7 +176,7 @@ def test_any_handshake_completes_or_ends(changed: str, seed: int) -> None:
             change(chance, hello)
         flight = first_datagrams(client)
         server = Engine.server(
-            FirstPacket.of(flight[0]), identity(), reset_key=RESET_KEY, keep_alive=None
+            FirstPacket.of(flight[0]), identity(), keep_alive=None
         )
         right = Side(server, SERVER)
         server.receive(flight, CLIENT, 0.0)

@@ -3,6 +3,7 @@
 import gc
 import hashlib
 import random
+from collections import deque
 from collections.abc import Callable
 
 import pytest
@@ -19,11 +20,11 @@ from sshoq.transport.events import (
     AFTER_LOGIN,
     BEFORE_LOGIN,
     Cause,
-    ConnectionIdIssued,
     ConnectionIdRetired,
     DatagramReceived,
     Event,
     HandshakeCompleted,
+    NewcomerArrived,
     PathChanged,
     SendReady,
     StreamData,
@@ -40,9 +41,11 @@ from sshoq.transport.identity import (
 )
 from sshoq.transport.packets import (
     CID_LENGTH,
+    ConnectionName,
     FirstPacket,
     RetryTickets,
     answer_to_noise,
+    new_name,
     parse_packet,
 )
 from sshoq.transport.quic import Engine, NoStreamCredit, StreamClosed, export_keying_material
@@ -301,7 +304,7 @@ def test_settings_leave_with_the_servers_finished() -> None:
 def test_a_client_hello_in_two_pieces_costs_nothing_but_the_wait() -> None:
     client = Engine.client(SERVER, "host.example", now=0.0)
     first, second = first_datagrams(client)
-    server = Engine.server(FirstPacket.of(first), identity(), reset_key=RESET_KEY)
+    server = Engine.server(FirstPacket.of(first), identity())
     left, right = Side(client, CLIENT), Side(server, SERVER)
     write_settings(right)
     link = Link(left, right, Weather())
@@ -319,7 +322,7 @@ def test_a_client_hello_in_two_pieces_costs_nothing_but_the_wait() -> None:
 def test_what_overtakes_the_handshake_is_kept() -> None:
     client = Engine.client(SERVER, "host.example", now=0.0)
     first = first_datagrams(client)
-    server = Engine.server(FirstPacket.of(first[0]), identity(), reset_key=RESET_KEY)
+    server = Engine.server(FirstPacket.of(first[0]), identity())
     left, right = Side(client, CLIENT), Side(server, SERVER)
     server.receive(first, CLIENT, 0.01)
     for _, datagrams in server.outgoing(0.01):
@@ -368,7 +371,7 @@ def talk(plain: QuicConnection, engine: Engine, side: Side, rounds: int = 20) ->
 def test_a_plain_client_gets_the_best_group_it_offers(groups: list[int], chosen: str) -> None:
     plain = stock_client(groups)
     first = [datagram for datagram, _ in plain.datagrams_to_send(0.0)]
-    engine = Engine.server(FirstPacket.of(first[0]), identity(), reset_key=RESET_KEY)
+    engine = Engine.server(FirstPacket.of(first[0]), identity())
     side = Side(engine, SERVER)
     engine.receive(first, CLIENT, 0.0)
     talk(plain, engine, side)
@@ -762,7 +765,7 @@ def test_a_client_may_give_up_before_anything_came_back() -> None:
 
 def test_a_server_may_give_up_before_anything_came_in() -> None:
     first = first_datagrams(Engine.client(SERVER, None, now=0.0))[0]
-    server = Engine.server(FirstPacket.of(first), identity(), reset_key=RESET_KEY)
+    server = Engine.server(FirstPacket.of(first), identity())
     assert server.timer() is None
     assert server.outgoing(0.0) == []
     server.handle_timer(5.0)
@@ -829,7 +832,7 @@ def test_a_retry_costs_a_round_trip_and_shows_the_address() -> None:
     again = first_datagrams(client, 0.01)
     start = tickets.redeem(again[0], CLIENT, 0.02)
     assert start.original_cid == FirstPacket.of(first).original_cid
-    server = Engine.server(start, identity(), reset_key=RESET_KEY)
+    server = Engine.server(start, identity())
     assert server.connection_ids[0] == start.original_cid
     server.receive(again, CLIENT, 0.02)
     left, right = Side(client, CLIENT), Side(server, SERVER)
@@ -852,15 +855,12 @@ def test_a_stateless_reset_ends_the_connection_of_who_remembers(forgetful: str) 
     link, client, server = connected()
     if forgetful == "client":
         client, server = server, client
-        key = internal(server)._reset_key
-    else:
-        key = RESET_KEY
     stream_id = client.engine.open_stream()
     client.engine.write(stream_id, b"x" * 50)
     ((_, (packet,)),) = client.engine.outgoing(link.now)
     head = parse_packet(packet)
     assert head is not None
-    reset = answer_to_noise(head, len(packet), key)
+    reset = answer_to_noise(head, len(packet), RESET_KEY)
     assert reset is not None
     wrong = reset[:-1] + bytes([reset[-1] ^ 1])
     client.engine.receive([wrong], server.address, link.now)
@@ -914,7 +914,7 @@ def test_a_peer_told_in_two_ways_has_not_moved() -> None:
     there = ("2001:db8::2", 443, 0, 0)
     client = Engine.client(there, None, now=0.0)
     first = first_datagrams(client)
-    server = Engine.server(FirstPacket.of(first[0]), identity(), reset_key=RESET_KEY)
+    server = Engine.server(FirstPacket.of(first[0]), identity())
     side = Side(server, SERVER)
     server.receive(first, ("fe80::1", 40000, 0, 2), 0.0)
     for address, datagrams in server.outgoing(0.0):
@@ -941,15 +941,20 @@ def test_an_address_that_does_not_answer_is_not_moved_to() -> None:
     link.run(lambda: server.bytes_of(stream_id) == b"x" * 100 + b"y")
 
 
-def test_connection_ids_are_told_before_the_peer_can_use_them() -> None:
-    link, client, server = make_link()
-    known = set(server.engine.connection_ids)
+def test_a_server_is_called_by_the_names_that_it_was_given_alone() -> None:
+    known: set[bytes] = set()
+
+    def give() -> ConnectionName:
+        name = new_name(RESET_KEY)
+        known.add(name.connection_id)
+        return name
+
+    link, client, server = make_link(names=give)
+    known.add(server.engine.connection_ids[0])  # the client's own first choice
     unknown: list[bytes] = []
 
     def watch(event: Event) -> None:
-        if isinstance(event, ConnectionIdIssued):
-            known.add(event.connection_id)
-        elif isinstance(event, ConnectionIdRetired):
+        if isinstance(event, ConnectionIdRetired):
             known.discard(event.connection_id)
 
     def check(sender: Side, datagram: bytes) -> bool:
@@ -969,6 +974,52 @@ def test_connection_ids_are_told_before_the_peer_can_use_them() -> None:
     assert len(server.told(ConnectionIdRetired)) >= 5
     assert set(server.engine.connection_ids) == known
     assert all(len(cid) == CID_LENGTH for cid in known)
+
+
+def test_a_server_without_a_name_goes_on_with_those_it_has_until_it_gets_one() -> None:
+    names = deque(new_name(RESET_KEY) for _ in range(3))
+    link, client, server = connected(names=lambda: names.popleft() if names else None)
+    link.run(seconds=1)
+    assert len(internal(server)._host_cids) == 3
+    for _ in range(2):
+        names.append(new_name(RESET_KEY))
+        internal(client).change_connection_id()
+        client.engine.ping()
+        link.run(seconds=1)
+    assert len(internal(server)._host_cids) == 3
+    assert not names
+    assert not server.told(Terminated)
+
+
+def test_a_first_packet_of_somebody_else_is_told_and_changes_nothing() -> None:
+    """After a restart a client may have the address that it had before."""
+    link, client, server = connected()
+    other = Engine.client(SERVER, "host.example", now=0.0)
+    first, *_ = first_datagrams(other)
+    server.engine.receive([first], CLIENT, link.now)
+    server.collect()
+    [told] = server.told(NewcomerArrived)
+    assert told.datagram == first
+    stream_id = client.engine.open_stream()
+    client.engine.write(stream_id, b"still here", fin=True)
+    link.run(lambda: server.bytes_of(stream_id) == b"still here")
+
+
+@pytest.mark.parametrize("retried", [False, True])
+def test_a_first_packet_that_comes_late_is_nobody_elses(retried: bool) -> None:
+    client = Engine.client(SERVER, "host.example", now=0.0)
+    [first, *_] = first_datagrams(client)
+    start = FirstPacket.of(first)
+    if retried:
+        tickets = RetryTickets()
+        client.receive([tickets.retry(first, CLIENT, 0.0)], SERVER, 0.0)
+        [first, *_] = first_datagrams(client)
+        start = tickets.redeem(first, CLIENT, 0.0)
+    server = Engine.server(start, identity())
+    for _ in range(2):
+        server.receive([first], CLIENT, 0.0)
+        while (event := server.next_event()) is not None:
+            assert not isinstance(event, NewcomerArrived)
 
 
 # ------------------------------------------------------------------------------- path MTU
@@ -1067,7 +1118,7 @@ def test_secrets_are_logged_on_request() -> None:
     lines: list[str] = []
     client = Engine.client(SERVER, None, now=0.0, keylog=lines.append)
     first = first_datagrams(client)
-    server = Engine.server(FirstPacket.of(first[0]), identity(), reset_key=RESET_KEY)
+    server = Engine.server(FirstPacket.of(first[0]), identity())
     server.receive(first, CLIENT, 0.0)
     for _, datagrams in server.outgoing(0.0):
         client.receive(datagrams, SERVER, 0.01)
@@ -1140,14 +1191,20 @@ def test_a_stream_in_too_many_pieces_is_refused() -> None:
 
 
 def test_ids_retired_as_fast_as_they_are_made_are_noticed() -> None:
-    link, client, server = connected()
+    given: list[ConnectionName] = []
+
+    def give() -> ConnectionName:
+        given.append(new_name(RESET_KEY))
+        return given[-1]
+
+    link, client, server = connected(names=give)
     link.run(seconds=1)
-    issued = len(server.told(ConnectionIdIssued))
+    issued = len(given)
     frames = b"".join(b"\x19" + varint(n) for n in range(1, 200))
     link.send(client, forge(client, frames))
     link.run(lambda: bool(server.told(Terminated)))
     assert end_of(server).code == 0x0A
-    assert len(server.told(ConnectionIdIssued)) - issued <= quic.MAX_CONNECTION_IDS
+    assert len(given) - issued <= quic.MAX_CONNECTION_IDS
 
 
 def test_new_ids_that_retire_all_others_end_it_cleanly() -> None:
