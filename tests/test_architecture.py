@@ -209,10 +209,9 @@ def test_the_monitor_imports_nothing_late_either() -> None:
 @pytest.mark.parametrize("arguments", [["-V"], ["-G", "example.org"], ["-Q", "key"]])
 def test_a_question_to_the_client_is_cheap(arguments: list[str]) -> None:
     statement = (
-        "from sshoq.client.main import main\n"
+        "from sshoq.client.main import run_program\n"
         f"sys.argv = ['sshoq', '-F', 'none', *{arguments!r}]\n"
-        "try: main()\n"
-        "except SystemExit: pass\n"
+        "run_program()\n"
         "sys.stdout.flush()"
     )
     assert not offending(loaded_by(statement), NEVER_FOR_A_QUESTION)

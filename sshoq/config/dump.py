@@ -1,6 +1,6 @@
 """The output of -G: OpenSSH's form and order, and SSHOQ's own keywords where they are set."""
 
-from collections.abc import Callable, Iterable
+from __future__ import annotations
 
 from sshoq.config.forward_spec import Forward
 from sshoq.config.options import level_name
@@ -8,9 +8,11 @@ from sshoq.config.values import DEFAULT_KEYSTROKE_INTERVAL, DSCP, TUNNEL_ANY
 
 TYPE_CHECKING = False  # what type checkers take for true; "typing" itself costs 3 ms
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from sshoq.config.resolve import Invocation
 
-Form = Callable[[object], str | None]
+    Form = Callable[[object], str | None]
 
 
 def _flag(value: object) -> str:
@@ -230,7 +232,7 @@ _OWN: tuple[tuple[str, str, object], ...] = (
 )
 
 
-def dump_options(invocation: "Invocation") -> list[str]:
+def dump_options(invocation: Invocation) -> list[str]:
     """The lines of -G, without line ends."""
     values = vars(invocation.options)
     lines = [f"host {invocation.typed_host}"]
@@ -274,7 +276,7 @@ def _forward_lines(values: dict[str, object]) -> Iterable[str]:
                 yield f"{name} {prefix}{forward.listen_text()} {forward.connect_text()}"
 
 
-def _proxy_lines(invocation: "Invocation") -> Iterable[str]:
+def _proxy_lines(invocation: Invocation) -> Iterable[str]:
     options = invocation.options
     if options.jump_hosts:
         earlier, _, _ = (options.proxy_jump or "").rpartition(",")
@@ -284,7 +286,7 @@ def _proxy_lines(invocation: "Invocation") -> Iterable[str]:
         yield f"proxycommand {options.proxy_command}"
 
 
-def _own_lines(invocation: "Invocation") -> Iterable[str]:
+def _own_lines(invocation: Invocation) -> Iterable[str]:
     options = invocation.options
     values = vars(options)
     if options.quic_port not in (443, options.port):

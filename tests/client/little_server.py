@@ -198,9 +198,13 @@ def client_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 async def run_client(
-    *words: str, environ: Mapping[str, str] | None = None, given: bytes = b""
+    *words: str,
+    environ: Mapping[str, str] | None = None,
+    given: bytes = b"",
+    prefix: Sequence[str] = (),
 ) -> Result:
     process = await asyncio.create_subprocess_exec(
+        *prefix,
         *CLIENT,
         *words,
         env=client_environment(environ),

@@ -73,6 +73,18 @@ def test_output_and_status_of_a_command(keys: list[str]) -> None:
     run(test())
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
+def test_standard_streams_may_be_closed_from_the_start(keys: list[str], closed: str) -> None:
+    async def test() -> None:
+        shell = ["sh", "-c", f'exec "$@" {closed}', "sh"]
+        async with listening(serve=say_and_exit(b"hello\n", 7)) as listener:
+            result = await run_client(*to(listener, keys[0]), "say", "hello", prefix=shell)
+        output = b"" if closed == ">&-" else b"hello\n"
+        assert result == Result(7, output, "")
+
+    run(test())
+
+
 @pytest.mark.parametrize("early", [True, False])
 def test_session_rides_with_the_login_where_the_server_keeps_it(
     keys: list[str], early: bool

@@ -17,6 +17,7 @@ from sshoq.transport.late_modules import AFTER_THE_FIRST_FLIGHT
 from tests.auth.keyring import make_key
 from tests.client.little_server import client_environment, listening, run_client, say_and_exit
 from tests.link import self_signed
+from tests.programs import find_program
 
 REPORT = """
 import sys
@@ -45,6 +46,11 @@ def loaded(program: str, *words: str) -> set[str]:
         check=True,
     )
     return set(done.stdout.decode().split())
+
+
+def imported(profile: str) -> set[str]:
+    """Of what PYTHONPROFILEIMPORTTIME made Python write."""
+    return set(re.findall(r"^import time:.*\| +(\S+)$", profile, re.MULTILINE))
 
 
 ROOT = client_environment()["PYTHONPATH"]
@@ -119,9 +125,18 @@ PYTHONS_BEFORE_FLIGHT = {
 OTHERS_BEFORE_FLIGHT = {"aioquic", "cryptography"}
 
 TOO_SLOW_FOR_AN_ANSWER = {
-    "aioquic", "argparse", "asyncio", "cryptography", "dataclasses", "enum", "inspect", "logging",
-    "pathlib", "re", "socket", "subprocess", "typing",
+    "aioquic", "argparse", "asyncio", "collections", "cryptography", "dataclasses", "enum",
+    "functools", "inspect", "logging", "pathlib", "re", "socket", "subprocess", "typing",
 }  # fmt: skip
+
+# Where the environment has files of the kind .pth that import something.
+AT_PYTHONS_OWN_START = set(
+    subprocess.run(
+        [sys.executable, "-c", "import sys; print(*sys.modules)"], capture_output=True, check=True
+    )
+    .stdout.decode()
+    .split()
+)
 
 LOADED_IN_THE_AIR = {
     "argparse", "asyncio", "pathlib", "pylsqpack", "sshoq.auth.certificates",
@@ -136,6 +151,21 @@ def test_answers_load_nothing_heavy(words: list[str]) -> None:
     modules = loaded(ANSWER, *words)
     assert not modules & TOO_SLOW_FOR_AN_ANSWER
     assert {name for name in modules if name.startswith("sshoq")} <= OURS_BEFORE_ANSWER
+
+
+def test_the_installed_program_answers_as_light_as_that() -> None:
+    done = subprocess.run(
+        [find_program("sshoq"), "-F", "none", "-G", "host"],
+        env=client_environment() | {"PYTHONPROFILEIMPORTTIME": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    assert "hostname host" in done.stdout.splitlines()
+    modules = imported(done.stderr)
+    assert "sshoq.config.dump" in modules
+    assert not modules & (TOO_SLOW_FOR_AN_ANSWER - AT_PYTHONS_OWN_START)
 
 
 def test_first_flight_leaves_before_the_rest_is_loaded() -> None:
@@ -179,6 +209,6 @@ def test_a_plain_session_never_loads_some(tmp_path: Path) -> None:
         assert (result.status, result.output) == (0, b"hello\n"), result.errors
         return result.errors
 
-    loaded = set(re.findall(r"^import time:.*\| +(\S+)$", asyncio.run(test()), re.MULTILINE))
-    assert "sshoq.client.session" in loaded
-    assert not loaded & NEVER_IN_A_SESSION.keys()
+    modules = imported(asyncio.run(test()))
+    assert "sshoq.client.session" in modules
+    assert not modules & NEVER_IN_A_SESSION.keys()
