@@ -19,6 +19,9 @@ EXPECT_TIMEOUT = 15.0
 # A program that floods the terminal must not fill our memory: what is older than this cannot be
 # expected any more.
 KEPT = 1 << 20
+# What may be left in the terminal when its program has ended; something in the background may go
+# on writing.
+LAST_READS = 64
 
 
 class Terminal:
@@ -32,6 +35,8 @@ class Terminal:
         self.resize(rows, columns)
         self._unread = b""
         self.transcript = b""
+        self.first_attributes = termios.tcgetattr(slave)
+        """The line settings that the program found."""
         # setsid makes the terminal the program's controlling one; a preexec_fn would fork beside
         # pytest's threads.
         self.process = subprocess.Popen(
@@ -90,6 +95,9 @@ class Terminal:
             self._receive(0.05)
             if time.monotonic() > deadline:
                 raise AssertionError(f"still running; last output {self._unread[-500:]!r}")
+        for _ in range(LAST_READS):
+            if not self._receive(0.0):
+                break
         return self.process.returncode
 
     def attributes(self) -> list[object]:

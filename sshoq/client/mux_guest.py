@@ -119,6 +119,7 @@ class Guest:
                 work = await self._answer(message)
                 if work is not None:
                     self._work = group.create_task(self._finish(work))
+                    await asyncio.sleep(0)  # what never began could not clean up when cancelled
         except (MuxError, ConnectionError) as error:
             self._log.debug(f"multiplex client: {error}")
 

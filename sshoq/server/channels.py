@@ -255,7 +255,8 @@ class SessionHost:
             pipes = await leader.start_program(message, pipes=self._master is None)
         except Refused as refusal:
             return self._fail("not started", refusal)
-        self._relaying = self._group.create_task(self._relay(leader, pipes))
+        stdin, outputs = self._make_ends(pipes)  # here: a task that never begins closes nothing
+        self._relaying = self._group.create_task(self._relay(leader, stdin, outputs))
         return True
 
     def _fail(self, what: str, refusal: Refused) -> bool:
@@ -288,9 +289,10 @@ class SessionHost:
 
     # ------------------------------------------------------------------ the program
 
-    async def _relay(self, leader: SessionLeader, pipes: list[int]) -> None:
+    async def _relay(
+        self, leader: SessionLeader, stdin: FdSink, outputs: list[tuple[FdSource, Sink]]
+    ) -> None:
         """Until the program has ended and its output has been sent."""
-        stdin, outputs = self._make_ends(pipes)
         async with asyncio.TaskGroup() as group:
             feeding = group.create_task(self._feed(stdin))
             sending = [group.create_task(self._send_output(*output)) for output in outputs]

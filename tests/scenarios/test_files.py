@@ -495,7 +495,7 @@ def test_the_terminal_is_as_before_when_the_server_goes(
     client: FileClient, server: Server, folder: Path
 ) -> None:
     with Terminal(client.sftp_command(), client.environment()) as there:
-        before = there.attributes()
+        before = there.first_attributes
         there.expect("sftp> ")
         for process in processes_of(folder.stat().st_uid):
             os.kill(process.pid, signal.SIGKILL)

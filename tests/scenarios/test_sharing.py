@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import socketserver
 import subprocess
 from collections.abc import Callable, Iterator
@@ -14,8 +15,10 @@ from typing import NamedTuple
 
 import pytest
 
+from sshoq.client.mux_link import MasterLink
+from sshoq.client.mux_messages import NO_ESCAPE, Hello, NewSession
 from tests.accounts import Account
-from tests.processes import wait_until
+from tests.processes import processes_of, wait_until
 from tests.programs import Client, find_program, free_port
 from tests.scenarios.conftest import ClientFactory, ServerFactory
 from tests.scenarios.test_forwarding import Echo, EchoServer, UnixEchoServer, ask, serving
@@ -210,7 +213,8 @@ def test_a_session_goes_when_its_client_is_killed(
     """Its input ends, at least; the connection is for the others."""
     done = account.home / "input-ended"
     process = subprocess.Popen(
-        sharer.command(f"trap 'touch {done}' EXIT HUP; echo begun; cat >/dev/null"),
+        # No program of its own for the trap: the hangup would reach that, too.
+        sharer.command(f"trap ': >{done}' EXIT HUP; echo begun; cat >/dev/null"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=sharer.environment,
@@ -223,6 +227,27 @@ def test_a_session_goes_when_its_client_is_killed(
     done.unlink()
     assert sharer.run("echo here").stdout == b"here\n"
     assert master.poll() is None
+
+
+@pytest.mark.usefixtures("master")
+def test_a_session_goes_when_its_client_left_at_once(path: str, account: Account) -> None:
+    """Wherever the session's start was when it left, nothing waits for input any more."""
+    command = NewSession(0, "", False, False, False, False, NO_ESCAPE, "", "cat")
+    stdin, kept = os.pipe()
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    for _ in range(10):
+        with socket.socket(socket.AF_UNIX) as control:
+            control.connect(path)
+            link = MasterLink(control)
+            link.greet(None)
+            link.send(command, (stdin, nothing, nothing))
+    for number in (stdin, kept, nothing):
+        os.close(number)
+    wait_until(
+        lambda: "cat" not in [process.name for process in processes_of(account.uid)],
+        20,
+        "no program is left",
+    )
 
 
 # --------------------------------------------------------------------------- forwarding
@@ -461,14 +486,21 @@ def open_shared() -> Iterator[OpenTerminal]:
         terminal.__exit__(None, None, None)
 
 
+def await_prompt(terminal: Terminal) -> None:
+    """The master may show the prompt before the client has learnt that there is a session."""
+    terminal.expect(r"\$ ")
+    wait_until(
+        lambda: terminal.attributes() != terminal.first_attributes, 20, "the client attends to it"
+    )
+
+
 @pytest.mark.usefixtures("master")
 def test_a_shared_shell_has_the_clients_terminal(
     sharer: Sharer, open_shared: OpenTerminal
 ) -> None:
     terminal = open_shared(sharer, rows=37, columns=101)
-    before = terminal.attributes()
-    terminal.expect(r"\$ ")
-    assert terminal.attributes() != before
+    before = terminal.first_attributes
+    await_prompt(terminal)
     terminal.send("stty size; echo TERM=$TERM; exit 3\r")
     terminal.expect(r"\n37 101\r\nTERM=xterm\r\n")
     terminal.expect(r"Shared connection to somewhere\.invalid closed\.\r+\n")
@@ -494,8 +526,8 @@ def test_a_new_window_size_reaches_the_shared_session(
 @pytest.mark.usefixtures("master")
 def test_escapes_of_a_shared_session(sharer: Sharer, open_shared: OpenTerminal) -> None:
     terminal = open_shared(sharer)
-    before = terminal.attributes()
-    terminal.expect(r"\$ ")
+    before = terminal.first_attributes
+    await_prompt(terminal)
     terminal.send("\r~?")
     terminal.expect(r"Supported escape sequences:\r\n")
     terminal.send("\r~\x1a")
@@ -512,7 +544,7 @@ def test_keys_reach_the_program_and_not_the_client(
     sharer: Sharer, open_shared: OpenTerminal
 ) -> None:
     terminal = open_shared(sharer)
-    terminal.expect(r"\$ ")
+    await_prompt(terminal)
     terminal.send("echo begun; cat\r")
     terminal.expect(r"\nbegun\r\n")
     terminal.send("hello\r")
@@ -528,8 +560,8 @@ def test_a_signal_to_the_client_puts_the_terminal_back(
     sharer: Sharer, open_shared: OpenTerminal
 ) -> None:
     terminal = open_shared(sharer)
-    before = terminal.attributes()
-    terminal.expect(r"\$ ")
+    before = terminal.first_attributes
+    await_prompt(terminal)
     terminal.process.send_signal(signal.SIGTERM)
     assert terminal.wait() == 255
     assert terminal.attributes() == before
@@ -550,7 +582,7 @@ def test_a_terminal_that_the_server_refuses(
     master = refusing.start(flags=["-N", "-M", "-S", path])
     wait_until(lambda: os.path.exists(path), 20, "the master listens")
     terminal = open_shared(sharer, "test -t 0 || echo none; read x; exit 4", flags=("-t",))
-    before = terminal.attributes()
+    before = terminal.first_attributes
     terminal.expect(r"PTY allocation request failed\r+\n")
     terminal.expect("none")
     wait_until(lambda: terminal.attributes() == before, 10, "raw mode was left")

@@ -113,7 +113,7 @@ def test_the_local_terminal_is_put_back(
     client: Client, open_terminal: OpenTerminal, ending: str
 ) -> None:
     terminal = open_terminal(client, flags=())
-    before = terminal.attributes()
+    before = terminal.first_attributes
     terminal.expect(r"\$ ")
     assert terminal.attributes() != before
     terminal.send(ending)
