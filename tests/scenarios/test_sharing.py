@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pytest
 
 from sshoq.client.mux_link import MasterLink
-from sshoq.client.mux_messages import NO_ESCAPE, Hello, NewSession
+from sshoq.client.mux_messages import NO_ESCAPE, NewSession
 from tests.accounts import Account
 from tests.processes import processes_of, wait_until
 from tests.programs import Client, find_program, free_port
