@@ -46,7 +46,7 @@ def open_listeners(
     failure = OSError(0, "no address to listen on")
     for address in addresses:
         try:
-            listener = _listen(address, port, kind)
+            listener = listen_at(address, port, kind)
         except OSError as error:
             failure = error
             complain(f"bind [{address}]:{port}: {error.strerror}")
@@ -58,7 +58,8 @@ def open_listeners(
     return sockets
 
 
-def _listen(address: str, port: int, kind: socket.SocketKind) -> socket.socket:
+def listen_at(address: str, port: int, kind: socket.SocketKind) -> socket.socket:
+    """On that literal address only. OSError."""
     family = family_of(address)
     listener = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:

@@ -18,8 +18,12 @@ GLOBAL = "global"
 """The pattern that stands for all channels together."""
 
 _LISTENERS = (TcpipForward, StreamlocalForward, UdpipForward)
-_NAMES = {"direct-tcp": "direct-tcpip", "open-request-reverse-tcp": "forwarded-tcpip"}
-"""What SSH calls the channels of Go servers."""
+_NAMES = {
+    "direct-tcp": "direct-tcpip",
+    "open-request-reverse-tcp": "forwarded-tcpip",
+    "x11": "x11-connection",
+}
+"""What ssh calls the channels of Go servers, and one that has another name on the wire."""
 
 
 class ChannelTimeouts:

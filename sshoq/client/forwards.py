@@ -10,7 +10,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sshoq.client.log import Failure, Log
 from sshoq.client.opening import ClientConversation, refuse_unasked
@@ -26,6 +26,7 @@ from sshoq.forwarding.socks import SocksError, SocksState
 from sshoq.listening import FAMILIES, UnixListener, addresses_for, family_of, open_listeners
 from sshoq.protocol.extensions import Extension
 from sshoq.protocol.messages import (
+    X11,
     AgentConnection,
     ChannelOpening,
     DirectStreamlocal,
@@ -59,6 +60,9 @@ from sshoq.transport.channel import (
 from sshoq.transport.quic import NoStreamCredit, StreamClosed
 from sshoq.wire import IPPort
 
+if TYPE_CHECKING:
+    from sshoq.client.display import ForwardedDisplay
+
 LOCALHOST = "localhost"
 NOBODY = IPPort("", 0)
 
@@ -86,12 +90,16 @@ _KNOWN = frozenset(int(reason) for reason in RefusalReason)
 
 @asynccontextmanager
 async def forwarding(
-    client: ClientConversation, options: Options, log: Log, agent: str | None
+    client: ClientConversation,
+    options: Options,
+    log: Log,
+    agent: str | None,
+    display: "ForwardedDisplay | None" = None,
 ) -> AsyncIterator["Forwards"]:
     """Forwards that end with the block, and everything that came through them."""
     failure: BaseException | None = None
     async with asyncio.TaskGroup() as group:
-        forwards = Forwards(client, options, log, agent, group)
+        forwards = Forwards(client, options, log, agent, display, group)
         client.on_channel = forwards.take
         try:
             yield forwards
@@ -112,12 +120,14 @@ class Forwards:
         options: Options,
         log: Log,
         agent: str | None,
+        display: "ForwardedDisplay | None",
         group: asyncio.TaskGroup,
     ) -> None:
         self._client = client
         self._options = options
         self._log = log
         self._agent = agent
+        self._display = display
         self._group = group
         self._local: list[tuple[Forward, Acceptor | UdpListener, UnixListener | None]] = []
         self._listeners: dict[int, Forward] = {}
@@ -506,6 +516,12 @@ class Forwards:
         if isinstance(opening, AgentConnection) and self._agent is not None:
             self._start(number, self._lead_to_agent(channel, self._agent))
             return
+        if isinstance(opening, X11) and self._display is not None:
+            if self._display.may_use(opening.session):
+                self._start(number, self._lead_to_display(channel, self._display))
+            else:
+                refuse_unasked(channel)
+            return
         forward = self._forward_of(opening)
         if forward is None:
             self._log.debug(f"{opening.type_name} was not asked for")
@@ -633,6 +649,30 @@ class Forwards:
             return
         is_go = channel.state.traits.is_go
         await join(channel, end, channel.close if is_go else channel.finish)
+
+    async def _lead_to_display(self, channel: Channel, display: "ForwardedDisplay") -> None:
+        """It hears of nobody who cannot show that our own server has sent him."""
+        from sshoq.forwarding.x11 import X11Error
+
+        try:
+            channel.confirm()
+            setup = await display.read_setup(channel)
+            end = await display.dial()
+        except (SinkClosed, OSError):
+            channel.close()
+            return
+        except X11Error as error:
+            self._log.debug2(str(error))
+            self._log.info("X11 connection rejected because of wrong authentication.")
+            channel.close()
+            return
+        try:
+            await end.sink.write(setup)
+        except SinkClosed:
+            end.close()
+            channel.close()
+        else:
+            await join(channel, end)
 
 
 def _remote_place(forward: Forward, port: int | None) -> tuple[object, ...]:

@@ -179,14 +179,11 @@ class Run:
         return share(invocation, self._log)
 
     def _refuse_unsupported(self) -> None:
-        from sshoq.client.wishes import not_supported, without_effect, x11_warning
+        from sshoq.client.wishes import not_supported, without_effect
 
         line = not_supported(self._invocation)
         if line is not None:
             raise Failure(line)
-        warning = x11_warning(self._invocation, os.environ)
-        if warning is not None:
-            self._log.info(warning)
         if self._log.level >= DEBUG1:
             for line in without_effect(self._options):
                 self._log.debug(line)
@@ -259,10 +256,14 @@ class Run:
         from sshoq.client.addresses import BindWish
         from sshoq.client.first_flight import LinkWish, server_name_of
         from sshoq.client.host_keys import preferred_schemes
+        from sshoq.client.wishes import forwarded_display
 
         options = invocation.options
         interactive, bulk = options.ip_qos
-        traffic_class = interactive if self._invocation.wants_tty else bulk
+        is_interactive = self._invocation.wants_tty or forwarded_display(
+            self._options, os.environ
+        )
+        traffic_class = interactive if is_interactive else bulk
         return LinkWish(
             server_name_of(options.hostname),
             BindWish(options.bind_address, options.bind_interface, traffic_class),

@@ -309,6 +309,9 @@ class Guest:
         if not await self._may_open(request.request, 3, question):
             return None
         wish = self._session_wish(request)
+        display = self._master.display
+        if request.wants_x11 and display is not None and await display.prepare():
+            wish = wish._replace(display=display)
         channel: Channel | None = None
         try:
             channel = self._master.client.conversation.open_channel(Session())

@@ -9,7 +9,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sshoq.client.control_socket import ControlSocket, PlaceTaken, is_ours
 from sshoq.client.forwards import Forwards
@@ -22,13 +22,21 @@ from sshoq.config.options import Options
 from sshoq.forwarding.acceptor import Acceptor
 from sshoq.wire import IPPort
 
+if TYPE_CHECKING:
+    from sshoq.client.display import ForwardedDisplay
+
 MAX_GUESTS = 256
 """Clients at a time. Each may hold seven descriptors."""
 
 
 @asynccontextmanager
 async def mastering(
-    client: ClientConversation, forwards: Forwards, options: Options, log: Log, agent: str | None
+    client: ClientConversation,
+    forwards: Forwards,
+    options: Options,
+    log: Log,
+    agent: str | None,
+    display: "ForwardedDisplay | None",
 ) -> AsyncIterator["Master | None"]:
     """A master for as long as the block runs; its socket is gone afterwards, however it ends. None
     where another one has the place: then there is no sharing."""
@@ -50,7 +58,7 @@ async def mastering(
     try:
         with catching(ENDING, leave):
             async with asyncio.TaskGroup() as group:
-                master = Master(place, client, forwards, options, log, agent, group)
+                master = Master(place, client, forwards, options, log, agent, display, group)
                 try:
                     with catching((signal.SIGWINCH,), master.resize):
                         yield master
@@ -75,6 +83,7 @@ class Master:
         options: Options,
         log: Log,
         agent: str | None,
+        display: "ForwardedDisplay | None",
         group: asyncio.TaskGroup,
     ) -> None:
         self.client = client
@@ -82,6 +91,7 @@ class Master:
         self.options = options
         self.log = log
         self.agent = agent
+        self.display = display
         self._place = place
         self._group = group
         self._guests: dict[Guest, asyncio.Task[None]] = {}

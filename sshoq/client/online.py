@@ -41,6 +41,7 @@ from sshoq.transport.channel import Channel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from sshoq.client.display import ForwardedDisplay
     from sshoq.client.file_run import FileWish
     from sshoq.client.forwards import Forwards
     from sshoq.client.mux_master import Master
@@ -85,6 +86,7 @@ class _Run:
         self._log = departure.log
         self._prompter = departure.prompter
         self._agent = wishes.forwarded_agent(self._options, os.environ)
+        self._display = self._find_display()
         self._files_wish = _file_wish(departure.invocation, self._log)
         self._files: RemoteFiles | None = None
         self._session = session_wish(departure.invocation, self._agent)
@@ -94,6 +96,16 @@ class _Run:
         self._banner = ""
         background = departure.background
         self._will_be_master = background is not None and background.is_master
+
+    def _find_display(self) -> "ForwardedDisplay | None":
+        name = wishes.forwarded_display(self._options, os.environ)
+        if name is None:
+            if self._options.forward_x11:
+                self._log.debug("X11 forwarding requested but DISPLAY not set")
+            return None
+        from sshoq.client.display import ForwardedDisplay
+
+        return ForwardedDisplay(name, self._options, self._log)
 
     async def run(self) -> int:
         async with self._way() as client:
@@ -157,19 +169,21 @@ class _Run:
             ChannelTimeouts(client.conversation, options.channel_timeouts, self._log).watch()
         if self._files_wish is not None:  # and nothing else, as for scp and sftp
             return self._report(client, await self._run_files(client, self._files_wish))
-        is_needed = wishes.forwards_anything(options, self._agent) or wishes.is_master(options)
+        is_needed = wishes.forwards_anything(options, self._agent, self._display)
+        is_needed = is_needed or wishes.is_master(options)
         if not is_needed and not self._has_command_line:
             return await self._do_what_is_asked(client, None, None)
         from sshoq.client.forwards import forwarding
 
-        async with forwarding(client, options, self._log, self._agent) as forwards:
+        taken_along = (self._agent, self._display)
+        async with forwarding(client, options, self._log, *taken_along) as forwards:
             await forwards.listen_locally()
             await forwards.ask_remote()
             if not wishes.is_master(options):
                 return await self._do_what_is_asked(client, forwards, None)
             from sshoq.client.mux_master import mastering
 
-            async with mastering(client, forwards, options, self._log, self._agent) as master:
+            async with mastering(client, forwards, options, self._log, *taken_along) as master:
                 return await self._do_what_is_asked(client, forwards, master)
 
     async def _do_what_is_asked(
@@ -249,6 +263,7 @@ class _Run:
             self._guard()
             login = login_wishes(self._options)
         self._warn_of_weak_exchange(client)
+        await self._take_display_along()
         candidates = await self._leave_out_unknown(client, candidates)
 
         async def send(authorization: str | None) -> Reply:
@@ -277,10 +292,18 @@ class _Run:
         extensions = (await client.settled_traits()).extensions
         return [one for one in candidates if is_understood(one, extensions, self._log)]
 
+    async def _take_display_along(self) -> None:
+        """With what opens it, which the session's request leaves with, perhaps with the login."""
+        if self._display is None or self._session is None or self._will_be_master:
+            return
+        if await self._display.prepare():
+            self._session = self._session._replace(display=self._display)
+
     def _guard(self) -> None:
         """Nothing for a host that may not be the right one to abuse."""
         self._options = guarded(self._options)
         self._agent = None
+        self._display = None
         self._session = session_wish(self._departure.invocation, None)
 
     async def _try(self, client: ClientConversation, authorization: str | None) -> Reply:

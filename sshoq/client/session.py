@@ -45,6 +45,7 @@ from sshoq.transport.channel import (
 )
 
 if TYPE_CHECKING:
+    from sshoq.client.display import ForwardedDisplay
     from sshoq.client.keystrokes import ObscuredKeys
 
 FAILED = 255
@@ -81,6 +82,8 @@ class SessionWish(NamedTuple):
     escape_character: bytes | None = None
     stdin_null: bool = False
     forward_agent: bool = False
+    display: "ForwardedDisplay | None" = None
+    """The X display that is to be taken along; prepared."""
     keystroke_interval: float = 0.0
     """ObscureKeystrokeTiming, in seconds; 0: it is switched off."""
 
@@ -101,6 +104,7 @@ class Asked(NamedTuple):
 
     channel: Channel
     state: SessionClientState
+    display: "asyncio.Future[bool] | None"
     terminal: "asyncio.Future[bool] | None"
     program: "asyncio.Future[bool]"
     program_name: str
@@ -121,6 +125,7 @@ def ask_for_session(channel: Channel, wish: SessionWish, log: Log) -> Asked:
     state = SessionClientState(channel.state, program, has_pty=wish.terminal is not None)
     channel.watcher = state.watch
     terminal = None
+    display = None if wish.display is None else _ask_for_display(channel, wish.display, log)
     if wish.forward_agent:
         _ask_for_agent(channel, log)
     if wish.terminal is not None:
@@ -133,7 +138,16 @@ def ask_for_session(channel: Channel, wish: SessionWish, log: Log) -> Asked:
         log.debug("this server takes no environment")
     if isinstance(program, Exec):
         log.debug(f"Sending command: {program.command}")
-    return Asked(channel, state, terminal, channel.ask(program), program.name_on_wire)
+    return Asked(channel, state, display, terminal, channel.ask(program), program.name_on_wire)
+
+
+def _ask_for_display(
+    channel: Channel, display: "ForwardedDisplay", log: Log
+) -> "asyncio.Future[bool] | None":
+    if channel.state.traits.supports(Extension.X11):
+        return channel.ask(display.request_for(channel.stream_id))
+    log.error("X11 forwarding request failed on channel 0: unknown to this server")
+    return None
 
 
 def _ask_for_agent(channel: Channel, log: Log) -> None:
@@ -218,6 +232,8 @@ class SessionRun:
         """Refusals in OpenSSH's words. Without its terminal a session that demanded it is over."""
         try:
             await self._channel.opened()
+            if self._asked.display is not None and not await self._asked.display:
+                self._complain_of("X11 forwarding")
             if self._asked.terminal is not None and not await self._asked.terminal:
                 self._lose_terminal()
             if not await self._asked.program:

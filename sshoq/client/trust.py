@@ -41,12 +41,16 @@ def policy_of(options: Options, address: str | None) -> HostPolicy:
     )
 
 
+_FORWARDED = ("forward_agent", "forward_x11", "local_forwards", "remote_forwards")
+
+
 def exposed_to(options: Options) -> tuple[str, ...]:
     """What a false server could abuse. A host that is let pass only by StrictHostKeyChecking=no
     gets none of it; see `guarded`."""
     exposed = {
         "Password authentication": options.password_authentication,
         "Agent forwarding": options.forward_agent,
+        "X11 forwarding": options.forward_x11,
         "Port forwarding": bool(options.local_forwards or options.remote_forwards),
     }
     return tuple(name for name, is_asked_for in exposed.items() if is_asked_for)
@@ -54,12 +58,13 @@ def exposed_to(options: Options) -> tuple[str, ...]:
 
 def guarded(options: Options) -> Options:
     """The same without what is exposed. Failure if that is no good to the user."""
-    is_less = options.forward_agent or options.local_forwards or options.remote_forwards
+    is_less = any(getattr(options, wish) for wish in _FORWARDED)
     if is_less and options.exit_on_forward_failure:
         raise Failure("Error: forwarding disabled due to host key check failure")
     safe = {
         "password_authentication": False,
         "forward_agent": False,
+        "forward_x11": False,
         "local_forwards": (),
         "remote_forwards": (),
         "update_host_keys": "no",

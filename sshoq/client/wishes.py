@@ -51,16 +51,6 @@ def _leads_here(invocation: Invocation) -> bool:
     return invocation.action == "stdio" or runs_us
 
 
-def x11_warning(invocation: Invocation, environ: Mapping[str, str]) -> str | None:
-    """For who asks for X11 on the command line and has a display; ssh, too, goes on without."""
-    words = invocation.ssh_arguments or ()
-    if not invocation.options.forward_x11 or not environ.get("DISPLAY"):
-        return None
-    if "-X" not in words and "-Y" not in words:
-        return None
-    return "Warning: X11 forwarding is not supported by sshoq; going on without it."
-
-
 def without_effect(options: Options) -> list[str]:
     """A line for -v for each wish that comes to nothing, though it was said and understood."""
     lines = []
@@ -164,10 +154,15 @@ def forwarded_agent(options: Options, environ: Mapping[str, str]) -> str | None:
     return path if path is not None and os.path.exists(path) else None
 
 
+def forwarded_display(options: Options, environ: Mapping[str, str]) -> str | None:
+    """DISPLAY, if the user's X display is to be taken along and there is one."""
+    return environ.get("DISPLAY") or None if options.forward_x11 else None
+
+
 def is_master(options: Options) -> bool:
     """Whether others may come to share our connection."""
     return options.control_path is not None and options.control_master != "no"
 
 
-def forwards_anything(options: Options, agent: str | None) -> bool:
-    return bool(options.local_forwards or options.remote_forwards or agent)
+def forwards_anything(options: Options, agent: str | None, display: object) -> bool:
+    return bool(options.local_forwards or options.remote_forwards or agent or display)

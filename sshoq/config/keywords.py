@@ -202,9 +202,9 @@ ROWS = (
     Keyword("FingerprintHash", "fingerprint_hash", _v.digest, "SHA256"),
     Keyword("ForkAfterAuthentication", "fork_after_authentication", _v.flag, False),
     Keyword("ForwardAgent", "forward_agent", _v.forward_agent, False, keep_forward_agent),
-    Keyword("ForwardX11", "forward_x11", _v.flag, False, quic=NOT_BUILT),
-    Keyword("ForwardX11Timeout", "forward_x11_timeout", _v.seconds, 1200, quic=NOT_BUILT),
-    Keyword("ForwardX11Trusted", "forward_x11_trusted", _v.flag, False, quic=NOT_BUILT),
+    Keyword("ForwardX11", "forward_x11", _v.flag, False),
+    Keyword("ForwardX11Timeout", "forward_x11_timeout", _v.seconds, 1200),
+    Keyword("ForwardX11Trusted", "forward_x11_trusted", _v.flag, False),
     Keyword("GatewayPorts", "gateway_ports", _v.flag, False),
     Keyword("GlobalKnownHostsFile", "global_known_hosts_files", _v.host_files, SYSTEM_KNOWN_HOSTS),
     Keyword("GSSAPIAuthentication", "gssapi_authentication", _v.flag, False, quic=ACCEPTED),
@@ -332,7 +332,7 @@ ROWS = (
     Keyword("VersionAddendum", "version_addendum", _v.raw_text, quic=ACCEPTED),
     Keyword("VisualHostKey", "visual_host_key", _v.flag, False),
     Keyword("WarnWeakCrypto", "warn_weak_crypto", _v.yes_no_or(no_pq_kex="no-pq-kex"), "yes"),
-    Keyword("XAuthLocation", "xauth_location", _v.text, "/usr/bin/xauth", quic=NOT_BUILT),
+    Keyword("XAuthLocation", "xauth_location", _v.text, "/usr/bin/xauth"),
 )
 
 KEYWORDS = {row.name.lower(): row for row in ROWS}

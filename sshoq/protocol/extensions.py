@@ -30,7 +30,7 @@ class Extension(IntFlag):
     AGENT = 1 << 6
     """Channel request `auth-agent-req@openssh.com`."""
     X11 = 1 << 7
-    """Channel request `x11-req`."""
+    """Channel request `x11-req`, and the channels that follow from it."""
     BANNER = 1 << 8
     """The login banner comes as DATA behind the response, which says how much."""
     SIGNAL = 1 << 9
@@ -49,7 +49,7 @@ class Extension(IntFlag):
 
 OURS = (
     Extension.EARLY | Extension.EOF | Extension.REPLY | Extension.ENV | Extension.SUBSYSTEM
-    | Extension.FORWARD | Extension.AGENT | Extension.BANNER | Extension.SIGNAL
+    | Extension.FORWARD | Extension.AGENT | Extension.X11 | Extension.BANNER | Extension.SIGNAL
     | Extension.CERTIFICATE | Extension.SECURITY_KEY | Extension.NAMED_KEY
     | Extension.CHAFF | Extension.FILES
 )

@@ -295,6 +295,17 @@ class ForwardedUdpip(_Forwarded, name="forwarded-udpip"):
     datagrams = True
 
 
+class X11(ChannelOpening, name="x11"):
+    """RFC 4254 6.3.2: an X client called at the display of that session, which is named by its
+    channel's stream."""
+
+    session: Varint
+    originator: Text
+    originator_port: Port
+    needs = Extension.X11
+    opened_by_client = False
+
+
 class UnknownChannel(ChannelOpening):
     """A type we do not know: its fields cannot be told from messages, so it is refused."""
 
@@ -529,7 +540,8 @@ class Listening(ChannelRequest, name="listening", needs=Extension.FORWARD):
 
 class X11Req(ChannelRequest, name="x11-req", needs=Extension.X11,
              bounds={"protocol": MAX_NAME, "cookie": MAX_NAME}):
-    """RFC 4254 6.3.1: forward X11."""
+    """RFC 4254 6.3.1: the program is to have a display that leads to the client's. `cookie`, in
+    hexadecimal, is what X clients are to show here; `single`: one of them is enough."""
 
     single: Bool
     protocol: Text

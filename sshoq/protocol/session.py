@@ -85,6 +85,7 @@ class SessionServerState:
         self.channel = channel
         self.phase = Phase.LARVAL
         self.has_pty = False
+        self.has_display = False
         self.agent_wanted = False
         """The client asked for agent forwarding in the Go client's way, ahead of all requests."""
         self._program_seen = False
@@ -141,6 +142,8 @@ class SessionServerState:
         match request:
             case PtyReq():
                 return not self.has_pty
+            case X11Req():
+                return not self.has_display
             case WindowChange():
                 return self.has_pty
             case Signal():
@@ -151,6 +154,8 @@ class SessionServerState:
         """The request was carried out."""
         if isinstance(request, PtyReq):
             self.has_pty = True
+        elif isinstance(request, X11Req):
+            self.has_display = True
         elif isinstance(request, _Program):
             self.phase = Phase.RUNNING
 

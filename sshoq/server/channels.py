@@ -43,11 +43,12 @@ from sshoq.protocol.messages import (
     TcpipForward,
     UdpipForward,
     WindowChange,
+    X11Req,
 )
 from sshoq.protocol.outcome import ProtocolError
 from sshoq.protocol.session import SessionServerState
 from sshoq.server.files import FilesHost
-from sshoq.server.forwards import AgentHost, Callers, DirectHost, ListenerHost
+from sshoq.server.forwards import AgentHost, Callers, DirectHost, DisplayHost, ListenerHost
 from sshoq.server.link import Refused, SessionLeader
 from sshoq.server.privsep import AllocatePty, ProgramExited, StartProgram
 from sshoq.transport.channel import Channel, DataSink, ExtendedSink, SinkClosed
@@ -118,7 +119,7 @@ class ChannelHost:
         if len(self._sessions) >= self._login.max_sessions:
             channel.refuse(RefusalReason.ADMINISTRATIVELY_PROHIBITED, "open failed")
             return None
-        session = SessionHost(channel, self._login, self._agent)
+        session = SessionHost(channel, self._login, self._agent, self._callers)
         self._sessions.add(session)
         return session
 
@@ -168,11 +169,14 @@ _ACCEPTS: dict[type[ChannelOpening], Callable[[ChannelHost, Channel], Host | Non
 class SessionHost:
     """One session: a pty or three pipes, a program, and the channel they are joined to."""
 
-    def __init__(self, channel: Channel, login: Login, agent: AgentHost) -> None:
+    def __init__(
+        self, channel: Channel, login: Login, agent: AgentHost, callers: Callers
+    ) -> None:
         self._channel = channel
         self._state = SessionServerState(channel.state)
         self._login = login
         self._agent = agent
+        self._display = DisplayHost(login, callers, channel.stream_id)
         self._number = channel.stream_id
         self._leader: SessionLeader | None = None
         self._environment: list[bytes] = []
@@ -236,6 +240,9 @@ class SessionHost:
 
     async def _forward_agent(self, request: AgentReq) -> bool:
         return await self._agent.open(self._number)
+
+    async def _forward_display(self, request: X11Req) -> bool:
+        return await self._display.open(request)
 
     async def _start_shell(self, request: Shell) -> bool:
         return await self._start(StartProgram.SHELL, "")
@@ -348,6 +355,7 @@ class SessionHost:
 
     def close(self) -> None:
         """Hang up what still runs, give back what was lent."""
+        self._display.close()
         for end in self._ends:
             end.close()
         if self._master is not None:
@@ -373,6 +381,7 @@ def _size(request: PtyReq | WindowChange) -> tuple[int, int, int, int]:
 _GRANTS: dict[type[ChannelRequest], Callable[..., Awaitable[bool]]] = {
     Env: SessionHost._set_variable,
     AgentReq: SessionHost._forward_agent,
+    X11Req: SessionHost._forward_display,
     PtyReq: SessionHost._allocate_pty,
     Shell: SessionHost._start_shell,
     Exec: SessionHost._start_command,

@@ -38,6 +38,7 @@ class EnvironmentSources(NamedTuple):
     """Without PAM; with it pam_mail says where the mail is."""
     time_zone: str | None = None
     terminal: str | None = None
+    display: str | None = None
     agent_socket: str | None = None
     key: tuple[Variable, ...] = ()
     file: tuple[Variable, ...] = ()
@@ -64,6 +65,7 @@ def build_environment(sources: EnvironmentSources) -> dict[bytes, bytes]:
     put("SHELL", account.login_shell)
     put("TZ", sources.time_zone)
     put("TERM", sources.terminal or None)  # a terminal without a name is none to speak of
+    put("DISPLAY", sources.display)
     put("SSH_AUTH_SOCK", sources.agent_socket)
     environment.update(dict(reversed(sources.key)))
     environment.update(sources.file)

@@ -16,6 +16,7 @@ from sshoq.forwarding.forwarder import SocketEnd, set_no_delay
 from sshoq.forwarding.joint import join
 from sshoq.protocol.channel import ChannelEvent, Requested
 from sshoq.protocol.messages import (
+    X11,
     AgentConnection,
     ChannelOpening,
     DirectStreamlocal,
@@ -35,11 +36,12 @@ from sshoq.protocol.messages import (
     StreamlocalForward,
     TcpipForward,
     UdpipForward,
+    X11Req,
     unmapped,
 )
 from sshoq.protocol.outcome import ProtocolError
 from sshoq.server.link import Refused, SessionLeader
-from sshoq.server.privsep import Dial, Listen, close_all
+from sshoq.server.privsep import Dial, Listen, ListenForX11, close_all
 from sshoq.transport.channel import Channel, ChannelClosed, ChannelRefused, SinkClosed
 from sshoq.transport.quic import NoStreamCredit, StreamClosed
 from sshoq.wire import IPPort
@@ -310,6 +312,45 @@ class AgentHost:
 
     def _take(self, connection: socket.socket, caller: IPPort) -> None:
         self._callers.take(connection, AgentConnection())
+
+    def close(self) -> None:
+        if self._acceptor is not None:
+            self._acceptor.close()
+            self._acceptor = None
+
+
+# --------------------------------------------------------------------------- X11
+
+
+class DisplayHost:
+    """A session's display: each X client that calls there is led to the client's own."""
+
+    def __init__(self, login: Login, callers: Callers, session: int) -> None:
+        self._login = login
+        self._callers = callers
+        self._session = session
+        self._is_single = False
+        self._acceptor: Acceptor | None = None
+
+    async def open(self, request: X11Req) -> bool:
+        """Whether the session's program will find a display."""
+        self._is_single = request.single
+        leader = await self._login.leader()
+        try:
+            descriptors = await leader.listen_for_x11(
+                ListenForX11(self._session, request.protocol, request.cookie, request.screen)
+            )
+        except Refused as refusal:
+            self._login.log(INFO, f"session {self._session}: no display: {refusal}")
+            return False
+        listeners = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+        self._acceptor = Acceptor(listeners, self._take)
+        return True
+
+    def _take(self, connection: socket.socket, caller: IPPort) -> None:
+        if self._is_single:
+            self.close()
+        self._callers.take(connection, X11(self._session, *caller))
 
     def close(self) -> None:
         if self._acceptor is not None:

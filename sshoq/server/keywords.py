@@ -65,7 +65,7 @@ class Listen(NamedTuple):
 
 # What becomes of a keyword here.
 ACTED = "acted upon"
-LATER = "checked and kept, but X11 and tunnels are not forwarded, so there is nothing to permit"
+LATER = "checked and kept, but tunnels are not made, so there is nothing to permit"
 VOID = "without meaning over QUIC, or for a method that is never offered"
 REFUSED = "a limit that is not enforced, so a value that sets it stops the start"
 
@@ -663,7 +663,7 @@ _ROWS = [
     _row("UsePAM", FLAG, True, GLOBAL),
     _row("PAMServiceName", PAM_SERVICE, "sshoq", MATCH),
     _row("LoginGraceTime", TIME, 120, GLOBAL),
-    _row("X11DisplayOffset", INTEGER, 10, MATCH, LATER),
+    _row("X11DisplayOffset", INTEGER, 10, MATCH),
     _row("MaxAuthTries", INTEGER, 6, MATCH),
     _row("MaxSessions", INTEGER, 10, MATCH),
     _row("ClientAliveInterval", TIME, 0, MATCH),
@@ -688,8 +688,8 @@ _ROWS = [
     _row("PasswordAuthentication", FLAG, True, MATCH),
     _row("PrintMotd", FLAG, True, GLOBAL),
     _row("PrintLastLog", FLAG, True, GLOBAL),
-    _row("X11Forwarding", FLAG, False, MATCH, LATER),
-    _row("X11UseLocalhost", FLAG, True, MATCH, LATER),
+    _row("X11Forwarding", FLAG, False, MATCH),
+    _row("X11UseLocalhost", FLAG, True, MATCH),
     _row("PermitTTY", FLAG, True, MATCH),
     _row("PermitUserRC", FLAG, True, MATCH),
     _row("StrictModes", FLAG, True, GLOBAL),
@@ -705,7 +705,7 @@ _ROWS = [
     _row("ExposeAuthInfo", FLAG, False, MATCH),
     _row("RefuseConnection", FLAG, False, MATCH),
     _row("PidFile", FILE, None, GLOBAL),
-    _row("XAuthLocation", FILE, "/usr/bin/xauth", GLOBAL, LATER),
+    _row("XAuthLocation", FILE, "/usr/bin/xauth", GLOBAL),
     _row("Banner", FILE, None, MATCH),
     _row("ForceCommand", COMMAND, None, MATCH),
     _row("ChrootDirectory", PATH, None, MATCH),

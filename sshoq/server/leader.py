@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from sshoq.server import log
 from sshoq.server.dialing import Dialer
+from sshoq.server.displays import Display, Displays
 from sshoq.server.environment import (
     EnvironmentSources,
     accept_client_variables,
@@ -40,6 +41,7 @@ from sshoq.server.privsep import (
     FilesServed,
     Listen,
     ListenForAgent,
+    ListenForX11,
     PrivsepError,
     PrivsepSocket,
     ProgramExited,
@@ -78,12 +80,13 @@ SIGNALS = {
 class Session:
     """A session channel, from its first request until the channel is closed."""
 
-    __slots__ = ("is_forced", "is_subsystem", "number", "pid", "pty", "term")
+    __slots__ = ("display", "is_forced", "is_subsystem", "number", "pid", "pty", "term")
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.pty: Pty | None = None
         self.term: str | None = None
+        self.display: Display | None = None
         self.pid: int | None = None
         self.is_forced = False
         self.is_subsystem = False
@@ -123,6 +126,7 @@ class Leader:
         lookups = Lookups(self._watch)
         self._dialer = Dialer(self._watch, lookups, permits, self._send)
         self._listeners = Listeners(lookups, permits, rights, self._send)
+        self._displays = Displays(permits, rights, self._send)
 
     # ------------------------------------------------------------------ the loop
 
@@ -281,6 +285,12 @@ class Leader:
     def listen_for_agent(self, request: ListenForAgent) -> None:
         self._listeners.listen_for_agent(request)
 
+    def listen_for_x11(self, request: ListenForX11) -> None:
+        session = self._session(request.session)
+        if session.display is not None or session.pid is not None:
+            raise PrivsepError("a second display")
+        session.display = self._displays.open(request)
+
     def end_forwarding(self, request: EndForwarding) -> None:
         self._dialer.cancel(request)
         self._listeners.end(request)
@@ -333,6 +343,7 @@ class Leader:
                 mail=not config.use_pam,
                 time_zone=os.environ.get("TZ"),
                 terminal=session.term if session.pty is not None else None,
+                display=session.display.name if session.display is not None else None,
                 agent_socket=self._listeners.agent_path,
                 key=self._key_environment(),
                 file=self._file_environment(),
@@ -486,6 +497,7 @@ class Leader:
             check_nologin=not rights.config.use_pam,
             in_chroot=rights.config.chroot_directory is not None,
             allows_user_rc=rights.allows_user_rc,
+            display=session.display,
             messages=encode_text(rights.messages),
             shows_motd=rights.config.print_motd,
             standard=standard,
@@ -531,6 +543,7 @@ RULES: dict[type[Message], Callable[[Leader, Any], None]] = {
     Dial: Leader.dial,
     Listen: Leader.listen,
     ListenForAgent: Leader.listen_for_agent,
+    ListenForX11: Leader.listen_for_x11,
     EndForwarding: Leader.end_forwarding,
 }
 

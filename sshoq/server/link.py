@@ -21,6 +21,7 @@ from sshoq.server.privsep import (
     Listen,
     ListenerOpened,
     ListenForAgent,
+    ListenForX11,
     PrivsepError,
     PrivsepSocket,
     ProgramExited,
@@ -172,6 +173,13 @@ class SessionLeader:
     async def listen_for_agent(self, session: int) -> list[int]:
         """A listening socket for the login's programs; none when there is one already. Refused."""
         return await self._ask(session, ListenForAgent(session), {0, 1})
+
+    async def listen_for_x11(self, request: ListenForX11) -> list[int]:
+        """Listening sockets of a display for the session's program. Refused."""
+        counts = set(range(1, MAX_DESCRIPTORS + 1))
+        descriptors = await self._ask(request.session, request, counts)
+        self._ports.pop(request.session, None)
+        return descriptors
 
     def end_forwarding(self, channel: int) -> None:
         self._link.send(EndForwarding(channel))

@@ -19,11 +19,8 @@ class Permits:
     def __init__(self, rights: LoginRights) -> None:
         config, key = rights.config, rights.key
         self._is_root = rights.account.uid == 0
-        self._forwards = (
-            not config.disable_forwarding
-            and not rights.must_change_password
-            and (key is None or key.port_forwarding)
-        )
+        forwards = not config.disable_forwarding and not rights.must_change_password
+        self._forwards = forwards and (key is None or key.port_forwarding)
         self._tcp: str = config.allow_tcp_forwarding
         self._unix: str = config.allow_stream_local_forwarding
         self._open = parse_places(config.permit_open)
@@ -32,10 +29,10 @@ class Permits:
         self._key_listen = key.permit_listen if key is not None and key.permit_listen else None
         self._gateway: str = config.gateway_ports
         self.agent: bool = (
-            config.allow_agent_forwarding
-            and not config.disable_forwarding
-            and not rights.must_change_password
-            and (key is None or key.agent_forwarding)
+            forwards and config.allow_agent_forwarding and (key is None or key.agent_forwarding)
+        )
+        self.x11: bool = (
+            forwards and config.x11_forwarding and (key is None or key.x11_forwarding)
         )
 
     def may_dial(self, kind: int, host: str, port: int) -> bool:

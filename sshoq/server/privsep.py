@@ -267,6 +267,16 @@ class ListenForAgent(Message):
     session: Varint
 
 
+class ListenForX11(Message):
+    """RFC 4254 6.3.1: a display for the session's program, and the cookie that X clients are to
+    show there. Answered as Listen."""
+
+    session: Varint
+    protocol: Text
+    cookie: Text
+    screen: Varint
+
+
 class ListenerOpened(Message):
     """Carries what listens, non-blocking: a socket for each address. `port`: 0 for a Unix socket.
     """
@@ -445,6 +455,7 @@ TO_LEADER = MessageSet(
         7: ListenForAgent,
         8: EndForwarding,
         9: ServeFiles,
+        10: ListenForX11,
     }
 )
 FROM_LEADER = MessageSet(

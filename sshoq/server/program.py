@@ -15,6 +15,7 @@ from typing import NamedTuple, NoReturn
 
 from sshoq.server import libc
 from sshoq.server.account import Account
+from sshoq.server.displays import Display
 from sshoq.server.environment import MAX_FILE, Variable, parse_environment_file
 from sshoq.server.login import close_descriptors, reset_signals
 
@@ -53,6 +54,7 @@ class Program(NamedTuple):
     """Without PAM, which has pam_nologin."""
     in_chroot: bool
     allows_user_rc: bool
+    display: Display | None
     messages: bytes
     shows_motd: bool
     standard: tuple[int, int, int]
@@ -157,27 +159,35 @@ def _enter_home(program: Program) -> None:
 
 
 def _run_rc_files(program: Program) -> None:
-    """~/.ssh/rc through the user's shell, or else the system's; neither for a subsystem."""
-    if program.is_subsystem:
-        return
+    """~/.ssh/rc through the user's shell, or else the system's; neither for a subsystem. Whichever
+    runs is told of the display, and has to tell xauth; if none does, xauth is told here."""
     shell = program.account.login_shell
+    environment, display = program.environment, program.display
     user_rc = os.path.join(program.account.home, USER_RC)
-    if program.allows_user_rc and os.path.exists(user_rc):
+    said = b"" if display is None else display.authorization
+    if program.allows_user_rc and not program.is_subsystem and os.path.exists(user_rc):
         command = os.fsencode(f"/bin/sh {shlex.quote(user_rc)}")
-        _run(shell, [os.fsencode(shell), b"-c", command], program.environment)
-    elif os.path.exists(SYSTEM_RC):
-        _run("/bin/sh", [b"/bin/sh", os.fsencode(SYSTEM_RC)], program.environment)
+        _run(shell, [os.fsencode(shell), b"-c", command], environment, said)
+    elif not program.is_subsystem and os.path.exists(SYSTEM_RC):
+        _run("/bin/sh", [b"/bin/sh", os.fsencode(SYSTEM_RC)], environment, said)
+    elif display is not None:
+        words = [os.fsencode(display.xauth), b"-q", b"-"]
+        _run(display.xauth, words, environment, display.xauth_commands)
 
 
-def _run(path: str, arguments: list[bytes], environment: dict[bytes, bytes]) -> None:
-    """Run to its end, with nothing on its standard input; a failure is no reason to stop."""
+def _run(path: str, arguments: list[bytes], environment: dict[bytes, bytes], said: bytes) -> None:
+    """Run to its end, with `said` on its standard input, which a pipe has room for; a failure is no
+    reason to stop."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    os.write(writer, said)
+    os.close(writer)
     pid = os.fork()
     if pid:
+        os.close(reader)
         os.waitpid(pid, 0)
         return
     try:
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(nothing, 0)
+        os.dup2(reader, 0)
         os.execve(path, arguments, environment)
     except OSError as error:
         _end(f"Could not run {path}: {error.strerror}", 1)

@@ -12,6 +12,7 @@ from typing import cast
 
 import pytest
 
+from sshoq.client.display import ForwardedDisplay
 from sshoq.client.forwards import Forwards, forwarding, opening_for
 from sshoq.client.log import Failure, Log
 from sshoq.client.opening import ClientConversation, refuse_unasked
@@ -22,6 +23,7 @@ from sshoq.config.surroundings import Paths, Surroundings
 from sshoq.config.usage import DEBUG1
 from sshoq.protocol.extensions import NONE, OURS, Extension
 from sshoq.protocol.messages import (
+    X11,
     AgentConnection,
     ChannelOpening,
     DirectStreamlocal,
@@ -41,6 +43,7 @@ from sshoq.protocol.outcome import Unsupported
 from sshoq.protocol.version import GO_IMPLEMENTATION, Version
 from sshoq.transport.channel import Channel, ChannelClosed, ChannelRefused
 from sshoq.wire import IPPort
+from tests.forwarding.test_x11 import setup
 from tests.pair import Party, logged_in
 
 GO_VERSION = Version((3, 0), "alpha-00", GO_IMPLEMENTATION, (0, 2, 1))
@@ -85,7 +88,10 @@ class There:
 
 @asynccontextmanager
 async def forwards(
-    *words: str, extensions: Extension = OURS, agent: str | None = None
+    *words: str,
+    extensions: Extension = OURS,
+    agent: str | None = None,
+    display: ForwardedDisplay | None = None,
 ) -> AsyncIterator[There]:
     lines: list[str] = []
     log = Log(DEBUG1, lambda level, line: lines.append(line))
@@ -95,7 +101,7 @@ async def forwards(
             traits.learn(None, OURS)
             traits.version = GO_VERSION
         client = cast(ClientConversation, Client(party))
-        async with forwarding(client, options_of(*words), log, agent) as made:
+        async with forwarding(client, options_of(*words), log, agent, display) as made:
             if extensions is NONE:  # a Go server may open channels once it has seen one
                 party.conversation.open_channel(Session())
                 await server.arrived.get()
@@ -537,5 +543,85 @@ def test_an_agent_that_is_gone_is_refused(tmp_path: Path) -> None:
     async def main() -> None:
         async with forwards(agent=str(tmp_path / "gone")) as there:
             assert await there.refusal(AgentConnection()) == 1
+
+    run(main)
+
+
+# --------------------------------------------------------------------------- X11
+
+SESSION = 4
+
+
+@asynccontextmanager
+async def display_at(path: Path, *more: str) -> AsyncIterator[tuple[There, socket.socket, bytes]]:
+    """Forwardings with a display at that socket, its server's listener, and the cookie for session
+    SESSION."""
+    lines: list[str] = []
+    words = ("-Y", "-o", "XAuthLocation=/nonexistent/xauth", *more)
+    log = Log(DEBUG1, lambda level, line: lines.append(line))
+    display = ForwardedDisplay(str(path), options_of(*words), log)
+    assert await display.prepare()
+    cookie = bytes.fromhex(display.request_for(SESSION).cookie)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        listener.setblocking(False)
+        async with forwards(*words, display=display) as there:
+            yield there, listener, cookie
+
+
+def test_who_shows_the_stand_in_is_led_to_the_display(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with display_at(tmp_path / "X") as (there, listener, cookie):
+            channel = there.open(X11(SESSION, "127.0.0.1", 40000))
+            said = setup(cookie=cookie) + b"more"
+            await channel.write(said[:20])
+            await channel.write(said[20:])
+            near, _ = await asyncio.get_running_loop().sock_accept(listener)
+            with near:
+                got = await receive(near, len(said))
+                assert (len(got), got[-4:], got[:32]) == (len(said), b"more", said[:32])
+                assert cookie not in got
+                await send(near, b"welcome")
+                assert await channel.read() == b"welcome"
+                channel.finish()
+                assert await receive(near) == b""
+
+    run(main)
+
+
+def test_who_shows_another_cookie_never_reaches_the_display(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with display_at(tmp_path / "X") as (there, listener, cookie):
+            channel = there.open(X11(SESSION, "127.0.0.1", 40000))
+            await channel.write(setup(cookie=bytes(len(cookie))))
+            assert await channel.read() == b""
+            assert channel.was_reset
+            with pytest.raises(BlockingIOError):
+                listener.accept()
+            line = "X11 connection rejected because of wrong authentication."
+            assert there.complaints == [line]
+
+    run(main)
+
+
+def test_only_sessions_that_asked_have_the_display(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with display_at(tmp_path / "X") as (there, _, _):
+            assert await there.refusal(X11(SESSION + 4, "127.0.0.1", 40000)) == 1
+        async with forwards("-L", f"{port_free()}:x:1") as there:
+            assert await there.refusal(X11(SESSION, "127.0.0.1", 40000)) == 1
+
+    run(main)
+
+
+def test_a_display_that_is_gone_closes_the_channel(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with display_at(tmp_path / "X") as (there, listener, cookie):
+            listener.close()
+            channel = there.open(X11(SESSION, "127.0.0.1", 40000))
+            await channel.write(setup(cookie=cookie))
+            assert await channel.read() == b""
+            assert channel.was_reset
 
     run(main)

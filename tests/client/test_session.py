@@ -14,6 +14,7 @@ from typing import cast
 
 import pytest
 
+from sshoq.client.display import ForwardedDisplay
 from sshoq.client.log import Log
 from sshoq.client.session import (
     Ending,
@@ -40,6 +41,7 @@ from sshoq.protocol.messages import (
     Shell,
     Subsystem,
     WindowChange,
+    X11Req,
 )
 from sshoq.protocol.outcome import Unsupported
 from sshoq.protocol.version import PeerTraits
@@ -224,6 +226,46 @@ def test_go_server_gets_no_environment_and_no_subsystem(ends: Ends) -> None:
     assert outcome.conversation.requests == [Exec("ls")]
     with pytest.raises(Unsupported, match="subsystem request failed on channel 0"):
         run(ends, SessionWish(subsystem="sftp"), server, GO)
+
+
+# --------------------------------------------------------------------------- the display
+
+DISPLAY = X11Req(False, "MIT-MAGIC-COOKIE-1", "00", 0)
+
+
+class FakeDisplay:
+    def request_for(self, session: int) -> X11Req:
+        return DISPLAY
+
+
+def with_display(command: str) -> SessionWish:
+    return SessionWish(command, display=cast(ForwardedDisplay, FakeDisplay()))
+
+
+@pytest.mark.parametrize("granted", [True, False])
+def test_a_display_is_asked_for_first_and_can_be_done_without(ends: Ends, granted: bool) -> None:
+    async def server(conversation: FakeConversation) -> None:
+        conversation.accept(granted, True)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        conversation.end(3)
+
+    outcome = run(ends, with_display("xlogo"), server)
+    assert outcome.conversation.requests == [DISPLAY, Exec("xlogo")]
+    assert outcome.ending == Ending(3)
+    told = "X11 forwarding request failed on channel 0" in outcome.lines
+    assert told is not granted
+
+
+def test_a_go_server_has_no_displays_which_is_said_in_a_line(ends: Ends) -> None:
+    async def server(conversation: FakeConversation) -> None:
+        conversation.say(conversation.server.confirm())
+        conversation.end()
+
+    outcome = run(ends, with_display("ls"), server, GO)
+    assert outcome.conversation.requests == [Exec("ls")]
+    line = "X11 forwarding request failed on channel 0: unknown to this server"
+    assert line in outcome.lines
 
 
 # --------------------------------------------------------------------------- bytes and the end

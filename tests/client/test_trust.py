@@ -182,15 +182,18 @@ def test_what_else_a_false_host_could_abuse_is_disabled_with_a_word(host: Host) 
 
 
 def test_guarded_options_leave_nothing_to_abuse() -> None:
-    words = ["-F", "none", "-A", "-L", "1:x:2", "-R", "3:y:4", "-o", "UpdateHostKeys=yes", "host"]
+    forwarded = ["-A", "-X", "-L", "1:x:2", "-R", "3:y:4"]
+    words = ["-F", "none", *forwarded, "-o", "UpdateHostKeys=yes", "host"]
     options = guarded(resolve(words).options)
     assert not options.forward_agent
+    assert not options.forward_x11
     assert not options.password_authentication
     assert (options.local_forwards, options.remote_forwards) == ((), ())
     assert options.update_host_keys == "no"
 
 
 def test_forwardings_that_must_not_fail_fail_with_an_untrusted_host() -> None:
-    words = ["-F", "none", "-o", "ExitOnForwardFailure=yes", "-L", "1:x:2", "host"]
-    with pytest.raises(Failure, match="forwarding disabled due to host key check failure"):
-        guarded(resolve(words).options)
+    for wish in (["-L", "1:x:2"], ["-X"], ["-A"]):
+        words = ["-F", "none", "-o", "ExitOnForwardFailure=yes", *wish, "host"]
+        with pytest.raises(Failure, match="forwarding disabled due to host key check failure"):
+            guarded(resolve(words).options)

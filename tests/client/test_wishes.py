@@ -10,12 +10,12 @@ from sshoq.client.wishes import (
     authentication_methods,
     environment_of,
     escape_character,
+    forwarded_display,
     identity_paths,
     local_command_text,
     not_supported,
     terminal_type,
     without_effect,
-    x11_warning,
 )
 from sshoq.config.resolve import Invocation, resolve
 from sshoq.config.surroundings import Paths, Surroundings
@@ -105,7 +105,6 @@ def test_local_command_knows_the_tokens() -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "ForwardX11 yes",
         "Compression yes",
         "Ciphers aes128-ctr",
         "MACs hmac-sha2-256",
@@ -138,22 +137,22 @@ def test_nothing_is_said_of_what_nobody_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "display", "is_warned"),
+    ("words", "display", "forwarded"),
     [
-        (["-X"], ":0", True),
-        (["-Y"], ":0", True),
-        (["-X"], "", False),
-        (["-X", "-x"], ":0", False),
-        (["-o", "ForwardX11=yes"], ":0", False),
+        (["-X"], ":0", ":0"),
+        (["-Y"], "far.test:1.0", "far.test:1.0"),
+        (["-X"], "", None),
+        (["-X", "-x"], ":0", None),
+        ([], ":0", None),
+        (["-o", "ForwardX11=yes"], ":0", ":0"),
     ],
 )
-def test_x11_on_the_command_line_is_warned_of(
-    words: list[str], display: str, is_warned: bool
+def test_the_display_is_taken_along_if_wished_and_there(
+    words: list[str], display: str, forwarded: str | None
 ) -> None:
-    """As ssh, which goes on without where it cannot be had."""
-    asked = invocation(*words)
-    assert not_supported(asked) is None
-    assert (x11_warning(asked, {"DISPLAY": display}) is not None) == is_warned
+    options = invocation(*words).options
+    assert forwarded_display(options, {"DISPLAY": display}) == forwarded
+    assert forwarded_display(options, {}) is None
 
 
 @pytest.mark.parametrize(

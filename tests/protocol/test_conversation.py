@@ -405,7 +405,7 @@ def test_a_channels_bytes_are_no_longer_fed_here() -> None:
 def test_unknown_channel_types_arrive_to_be_refused() -> None:
     state = logged_in_server()
     [arrived] = arrivals(state.receive(
-        4, ChannelHeader(0, UnknownChannel("x11"), 30000).encode(), False, 0.0))
+        4, ChannelHeader(0, UnknownChannel("x12"), 30000).encode(), False, 0.0))
     assert said(arrived.channel.refuse(3, "unknown channel type"))[:3] == varint(92) + b"\x03"
 
 

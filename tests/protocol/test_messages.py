@@ -15,6 +15,7 @@ from sshoq.protocol.messages import (
     MAX_HEADER,
     OPENINGS,
     REQUESTS,
+    X11,
     AgentConnection,
     BoundedReader,
     ChannelHeader,
@@ -123,6 +124,7 @@ openings: st.SearchStrategy[ChannelOpening] = st.one_of(
     st.builds(DirectStreamlocal, hosts), st.builds(DirectUdpip, hosts, ports),
     st.builds(TcpipForward, hosts, ports), st.builds(UdpipForward, hosts, ports),
     st.builds(StreamlocalForward, hosts), st.builds(ForwardedTcpip, varints, hosts, ports),
+    st.builds(X11, varints, hosts, ports),
     st.builds(ForwardedStreamlocal, varints), st.builds(ForwardedUdpip, varints, hosts, ports),
 )
 
@@ -224,7 +226,7 @@ def test_an_unknown_address_family_refuses_the_channel(fields: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [
-    "x11", "", "session,127.0.0.1:80", "direct-tcp,1", "SESSION", "x" * 256,
+    "x12", "", "session,127.0.0.1:80", "direct-tcp,1", "SESSION", "x" * 256,
 ])
 def test_unknown_types_are_kept_by_name(kind: str) -> None:
     encoded = ChannelHeader(0, UnknownChannel(kind), 30000).encode()

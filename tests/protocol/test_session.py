@@ -107,6 +107,12 @@ def test_one_terminal_at_most() -> None:
     assert not ask(state, PTY)
 
 
+def test_one_display_at_most() -> None:
+    state = server()
+    assert ask(state, X11Req(False, "MIT-MAGIC-COOKIE-1", "00", 0))
+    assert not ask(state, X11Req(False, "MIT-MAGIC-COOKIE-1", "00", 0))
+
+
 @pytest.mark.parametrize("running", [False, True])
 def test_a_resize_without_a_terminal_is_harmless(running: bool) -> None:
     """C5: the Go client sends it whenever its own terminal changes."""

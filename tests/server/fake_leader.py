@@ -11,7 +11,14 @@ from sshoq.forwarding.forwarder import FdSink, FdSource
 from sshoq.listening import open_listeners
 from sshoq.protocol.messages import ChannelOpening
 from sshoq.server.link import Refused
-from sshoq.server.privsep import AllocatePty, Dial, Listen, ProgramExited, StartProgram
+from sshoq.server.privsep import (
+    AllocatePty,
+    Dial,
+    Listen,
+    ListenForX11,
+    ProgramExited,
+    StartProgram,
+)
 from sshoq.transport.channel import Channel
 
 
@@ -65,6 +72,7 @@ class FakeLeader:
         self.listened: list[Listen] = []
         self.ports: asyncio.Queue[int] = asyncio.Queue()
         self.agent_listens = False
+        self.displays: list[ListenForX11] = []
 
     async def allocate_pty(self, request: AllocatePty) -> int:
         if self.refuse_pty:
@@ -135,6 +143,14 @@ class FakeLeader:
         [listener] = open_listeners(["127.0.0.1"], 0, socket.SOCK_STREAM, print)
         self.agent_port = listener.getsockname()[1]
         return [listener.detach()]
+
+    async def listen_for_x11(self, request: ListenForX11) -> list[int]:
+        if self.refusal is not None:
+            raise self.refusal
+        self.displays.append(request)
+        sockets = open_listeners(["127.0.0.1", "::1"], 0, socket.SOCK_STREAM, print)
+        self.ports.put_nowait(sockets[0].getsockname()[1])
+        return [listener.detach() for listener in sockets]
 
     async def serve_files(self, session: int) -> int:
         """The far end is put into `targets`."""

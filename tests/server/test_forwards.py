@@ -11,6 +11,7 @@ import pytest
 from sshoq.protocol.channel import GO_MAX_MESSAGE
 from sshoq.protocol.extensions import NONE, OURS, Extension
 from sshoq.protocol.messages import (
+    X11,
     AgentConnection,
     AgentReq,
     ChannelHeader,
@@ -27,12 +28,13 @@ from sshoq.protocol.messages import (
     Session,
     Shell,
     TcpipForward,
+    X11Req,
     read_header,
     unmapped,
 )
 from sshoq.server.channels import ChannelHost, Login
 from sshoq.server.link import Refused
-from sshoq.server.privsep import Dial
+from sshoq.server.privsep import Dial, ListenForX11
 from sshoq.transport.channel import Channel, ChannelRefused
 from sshoq.wire import IPPort
 from tests.golden_replay import Transcript
@@ -369,6 +371,87 @@ def test_without_an_agent_socket_the_request_is_denied() -> None:
         async with served() as there:
             there.leader.refusal = Refused("open failed", is_prohibited=True)
             assert not await there.open(Session()).ask(AgentReq())
+
+    run(main)
+
+
+# --------------------------------------------------------------------------- X11
+
+DISPLAY = X11Req(False, "MIT-MAGIC-COOKIE-1", "0011", 2)
+
+
+def test_x_clients_of_a_session_reach_the_client() -> None:
+    async def main() -> None:
+        async with served() as there:
+            session = there.open(Session())
+            assert await session.ask(DISPLAY)
+            wanted = ListenForX11(session.stream_id, DISPLAY.protocol, DISPLAY.cookie, 2)
+            assert there.leader.displays == [wanted]
+            port = await there.leader.ports.get()
+            for _ in range(2):
+                with connect(port) as program:
+                    channel = await there.client.arrived.get()
+                    where = program.getsockname()
+                    assert channel.state.opening == X11(session.stream_id, *where)
+                    channel.confirm()
+                    await asyncio.get_running_loop().sock_sendall(program, b"setup")
+                    program.shutdown(socket.SHUT_WR)
+                    assert await read_all(channel) == b"setup"
+                    await channel.write(b"screen")
+                    channel.finish()
+                    assert await receive_all(program) == b"screen"
+
+    run(main)
+
+
+def test_the_display_goes_with_its_session_but_not_who_uses_it() -> None:
+    async def main() -> None:
+        async with served() as there:
+            session = there.open(Session())
+            assert await session.ask(DISPLAY)
+            port = await there.leader.ports.get()
+            with connect(port) as program:
+                channel = await there.client.arrived.get()
+                channel.confirm()
+                session.close()
+                while not is_refused(port):
+                    await asyncio.sleep(0)
+                await channel.write(b"still")
+                channel.finish()
+                assert await receive_all(program) == b"still"
+
+    run(main)
+
+
+def is_refused(port: int) -> bool:
+    try:
+        connect(port).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def test_a_single_connection_is_one() -> None:
+    async def main() -> None:
+        async with served() as there:
+            session = there.open(Session())
+            assert await session.ask(X11Req(True, "MIT-MAGIC-COOKIE-1", "0011", 0))
+            port = await there.leader.ports.get()
+            with connect(port):
+                await there.client.arrived.get()
+                assert is_refused(port)
+
+    run(main)
+
+
+def test_without_a_display_the_request_is_denied_and_the_session_goes_on() -> None:
+    async def main() -> None:
+        async with served() as there:
+            there.leader.refusal = Refused("open failed", is_prohibited=True)
+            session = there.open(Session())
+            assert not await session.ask(DISPLAY)
+            there.leader.refusal = None
+            assert await session.ask(Shell())
 
     run(main)
 
