@@ -1,6 +1,7 @@
-"""Process: session leader [the user]. Whether a login may have the Go programs' file transfer.
+"""Process: session leader [the user]. What the flags of internal-sftp allow; whether a login may
+have the Go programs' file transfer.
 
-It counts as the sftp subsystem does for sshd: a forced command goes before it, unless that is
+That counts as the sftp subsystem does for sshd: a forced command goes before it, unless that is
 internal-sftp, whose arguments then hold here, too. What needs no shell there needs none here;
 otherwise the login shell must be one that runs any program, for a user whose shell is git-shell or
 nologin has no files to fetch.
@@ -33,6 +34,9 @@ class FileAccess(NamedTuple):
     umask: int | None = None
     directory: str | None = None
     """Where it starts, if not in the user's home."""
+    permitted: frozenset[str] | None = None
+    """The names of the SFTP requests that are served; None: all."""
+    denied: frozenset[str] = frozenset()
 
 
 def decide_access(rights: LoginRights) -> FileAccess:
@@ -43,7 +47,10 @@ def decide_access(rights: LoginRights) -> FileAccess:
     forced = rights.forced_command
     command = forced if forced is not None else rights.config.subsystem.get("sftp", "")
     if is_internal_sftp(command):
-        return _read_arguments(command, rights.account)
+        access = read_arguments(command, rights.account)
+        # The lists are of SFTP's requests, and nobody can tell which of ours they mean.
+        has_lists = access.permitted is not None or access.denied
+        return FileAccess(PROHIBITED) if has_lists else access
     return FileAccess() if forced is None else FileAccess(PROHIBITED)
 
 
@@ -51,8 +58,8 @@ def is_internal_sftp(command: str | None) -> bool:
     return command is not None and command.split(None, 1)[:1] == [INTERNAL_SFTP]
 
 
-def _read_arguments(command: str, account: Account) -> FileAccess:
-    """sftp-server's. What is not known to be harmless, such as its lists of requests, is a no."""
+def read_arguments(command: str, account: Account) -> FileAccess:
+    """sftp-server's. What is not known to be harmless is a no."""
     access = FileAccess(needs_shell=False)
     try:
         options, rest = getopt.getopt(shlex.split(command)[1:], _OPTIONS)
@@ -65,6 +72,10 @@ def _read_arguments(command: str, account: Account) -> FileAccess:
                 access = access._replace(umask=int(value, 8) & 0o777)
             elif option == "-d":
                 access = access._replace(directory=_expand(value, account))
+            elif option == "-p":
+                access = access._replace(permitted=frozenset(value.split(",")))
+            elif option == "-P":
+                access = access._replace(denied=frozenset(value.split(",")))
             elif option not in _HARMLESS:
                 return FileAccess(PROHIBITED)
     except (getopt.GetoptError, ValueError):

@@ -24,7 +24,12 @@ from sshoq.server.environment import (
     parse_login_defaults,
     split_variable,
 )
-from sshoq.server.file_access import decide_access, is_internal_sftp
+from sshoq.server.file_access import (
+    FileAccess,
+    decide_access,
+    is_internal_sftp,
+    read_arguments,
+)
 from sshoq.server.file_server import run_file_server
 from sshoq.server.listeners import Listeners
 from sshoq.server.lookup import Lookups
@@ -58,9 +63,10 @@ from sshoq.server.privsep import (
     StartProgram,
     close_all,
 )
-from sshoq.server.program import Program, find_sftp_server, read_user_environment, run_program
+from sshoq.server.program import Program, read_user_environment, run_program
 from sshoq.server.pty import Pty, PtyError, PtySource, WindowSize, set_modes, set_window_size
 from sshoq.server.rights import LoginRights
+from sshoq.server.sftp_server import run_sftp_server
 from sshoq.server.watch import READABLE, Watch
 from sshoq.wire import Message, decode_text, encode_text
 
@@ -104,6 +110,8 @@ class Request(NamedTuple):
     is_forced: bool
     is_subsystem: bool
     only_sftp: bool
+    files: FileAccess | None = None
+    """internal-sftp, and what its flags allow."""
 
 
 class Leader:
@@ -205,11 +213,14 @@ class Leader:
         session.is_forced, session.is_subsystem = asked.is_forced, asked.is_subsystem
         self._log_start(session, asked)
         environment = self._environment(session, request, asked)
+        inside: Callable[[], NoReturn] | None = None
+        if asked.files is not None:
+            inside = functools.partial(run_sftp_server, self._rights.account, asked.files)
         try:
             if session.pty is not None:
-                self._start_on_terminal(session, session.pty, asked, environment)
+                self._start_on_terminal(session, session.pty, asked, environment, inside)
             else:
-                self._start_on_pipes(session, asked, environment)
+                self._start_on_pipes(session, asked, environment, inside)
         except OSError as error:  # a limit of the user's
             log.error(f"cannot start a program: {error}")
             raise Refusal(f"cannot start a program: {error.strerror}") from None
@@ -303,12 +314,17 @@ class Leader:
         forced = self._rights.forced_command
         is_subsystem = request.kind == StartProgram.SUBSYSTEM
         if forced is None:
-            is_sftp = is_subsystem and is_internal_sftp(command)
-            chosen = find_sftp_server(command or "") if is_sftp else command
-            return Request(chosen, None, False, is_subsystem, False)
-        if not is_internal_sftp(forced):
+            files = self._files_of(command) if is_subsystem else None
+            return Request(command, None, False, is_subsystem, False, files)
+        files = self._files_of(forced)
+        if files is None:
             return Request(forced, command, True, is_subsystem, False)
-        return Request(find_sftp_server(forced), command, True, True, not is_subsystem)
+        return Request(forced, command, True, True, not is_subsystem, files)
+
+    def _files_of(self, command: str | None) -> FileAccess | None:
+        if command is None or not is_internal_sftp(command):
+            return None
+        return read_arguments(command, self._rights.account)
 
     def _command_asked(self, request: StartProgram) -> str | None:
         if request.kind == StartProgram.SHELL:
@@ -404,12 +420,16 @@ class Leader:
     # ------------------------------------------------------------------ starting it
 
     def _start_on_pipes(
-        self, session: Session, asked: Request, environment: dict[bytes, bytes]
+        self,
+        session: Session,
+        asked: Request,
+        environment: dict[bytes, bytes],
+        inside: Callable[[], NoReturn] | None,
     ) -> None:
         pipes = [os.pipe2(os.O_CLOEXEC) for _ in range(3)]
         (stdin, to_stdin), (from_stdout, stdout), (from_stderr, stderr) = pipes
         try:
-            self._fork(session, asked, environment, (stdin, stdout, stderr), None)
+            self._fork(session, asked, environment, (stdin, stdout, stderr), None, inside)
             self._network.send(
                 ProgramStarted(session.number), [to_stdin, from_stdout, from_stderr]
             )
@@ -436,13 +456,18 @@ class Leader:
             self._network.send(FilesServed(session.number), [ours.fileno()])
 
     def _start_on_terminal(
-        self, session: Session, pty: Pty, asked: Request, environment: dict[bytes, bytes]
+        self,
+        session: Session,
+        pty: Pty,
+        asked: Request,
+        environment: dict[bytes, bytes],
+        inside: Callable[[], NoReturn] | None,
     ) -> None:
         """The login is put on record by the monitor, which the program waits for: it greets the
         user with the login before this one."""
         gate = os.pipe2(os.O_CLOEXEC)
         try:
-            pid = self._fork(session, asked, environment, (pty.slave,) * 3, gate)
+            pid = self._fork(session, asked, environment, (pty.slave,) * 3, gate, inside)
             self._network.send(ProgramStarted(session.number))
             os.write(gate[1], self._record(session, pid, pty))
             os.close(pty.slave)  # so that the master sees when the last program is gone
@@ -462,7 +487,7 @@ class Leader:
         environment: dict[bytes, bytes],
         standard: tuple[int, int, int],
         gate: tuple[int, int] | None,
-        inside: Callable[[], NoReturn] | None = None,
+        inside: Callable[[], NoReturn] | None,
     ) -> int:
         program = self._program(session, asked, environment, standard, gate)
         program = program._replace(inside=inside)

@@ -25,12 +25,6 @@ MOTD = "etc/motd"
 NOLOGIN = ("etc/nologin", "run/nologin")
 PASSWD = "/usr/bin/passwd"
 HUSHLOGIN = ".hushlogin"
-SFTP_SERVERS = (
-    "/usr/lib/openssh/sftp-server",
-    "/usr/libexec/openssh/sftp-server",
-    "/usr/libexec/sftp-server",
-    "/usr/lib/ssh/sftp-server",
-)
 MAX_TEXT = 1 << 20
 
 SIGHUP = 1
@@ -81,6 +75,8 @@ def run_program(program: Program) -> NoReturn:
             _end("This service allows sftp connections only.", 1)
         _run_rc_files(program)
         if program.inside is not None:
+            # Or its memory would be a file to be written: /proc/self/mem.
+            libc.prctl(libc.PR_SET_DUMPABLE, 0)
             program.inside()
         _execute(program)
     except OSError as error:
@@ -205,15 +201,6 @@ def _execute(program: Program) -> NoReturn:
 
 
 # --------------------------------------------------------------------------- before the fork
-
-
-def find_sftp_server(command: str) -> str:
-    """"internal-sftp" with its arguments, as the command line of the program that does it here."""
-    arguments = command.split(None, 1)[1:]
-    for path in SFTP_SERVERS:
-        if os.access(path, os.X_OK):
-            return " ".join((path, *arguments))
-    return " ".join((SFTP_SERVERS[0], *arguments))
 
 
 def read_user_environment(account: Account) -> tuple[list[Variable], list[int]]:

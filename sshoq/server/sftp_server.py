@@ -1,0 +1,645 @@
+"""Process: the session leader's child [the user], one per session. `internal-sftp`: SFTP on
+standard input and output.
+
+It is forked and never exec'd, so that it works in a chroot with nothing in it, for users whose
+shell runs nothing, and under no influence of an environment. It has the user's rights and no rule
+but theirs, and those of sftp-server's flags. Everything it uses is loaded before.
+"""
+
+import contextlib
+import errno
+import fcntl
+import functools
+import grp
+import os
+import pwd
+import resource
+import signal
+import stat
+import struct
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, NoReturn
+
+from sshoq.server import libc
+from sshoq.server.account import Account
+from sshoq.server.file_access import FileAccess
+from sshoq.server.login import close_descriptors
+from sshoq.server.sftp_messages import (
+    APPEND_FLAG,
+    BAD_MESSAGE,
+    CREATE_FLAG,
+    EOF,
+    EXCLUSIVE_FLAG,
+    EXTENDED,
+    FAILURE,
+    INIT,
+    MAX_DATA,
+    MAX_PACKET,
+    NO_SUCH_FILE,
+    OK,
+    PERMISSION_DENIED,
+    READ_FLAG,
+    STATUS_TEXTS,
+    TRUNCATE_FLAG,
+    UNSUPPORTED,
+    VERSION,
+    WRITE_FLAG,
+    Attributes,
+    AttributesOf,
+    CopyData,
+    Data,
+    Extended,
+    ExtendedReply,
+    Handle,
+    Name,
+    Names,
+    NumbersOfNames,
+    OfHandle,
+    OfPath,
+    OfTwoPaths,
+    Open,
+    PacketReader,
+    Read,
+    Request,
+    SetOfHandle,
+    SetOfPath,
+    Status,
+    Version,
+    Write,
+    encode_packet,
+    put_string,
+)
+from sshoq.wire import Message, Reader, WireError
+
+READ_SIZE = 512 * 1024
+PIPE_SIZE = 512 * 1024
+MAX_PENDING = 1 << 20
+"""Bytes of answers that wait for the last request of a batch."""
+
+NAMES_AT_ONCE = 100
+"""Directory entries in a packet, each with two names of 255 bytes at most."""
+
+COPY_SIZE = 1 << 20
+_MOST_PARTS = 512
+"""In one call; the kernel takes 1024."""
+MAX_KNOWN_NAMES = 4096
+RESERVED_DESCRIPTORS = 8
+
+_F_SETPIPE_SZ = 1031
+_HALF_A_YEAR = 365 * 24 * 3600 // 2
+
+
+def run_sftp_server(account: Account, access: FileAccess) -> NoReturn:
+    """The child's life, from its home on. Standard input and output lead to the client."""
+    close_descriptors()  # the root directory's, which could lead out of a chroot
+    libc.set_process_name("internal-sftp")
+    listed = access.denied | (access.permitted or frozenset())
+    if access.refusal is not None or listed - REQUEST_NAMES:
+        os.write(2, b"internal-sftp: arguments that cannot be obeyed\n")
+        os._exit(1)
+    # A file at the user's limit and a client that left are errors to be told, not deaths.
+    for number in (signal.SIGXFSZ, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)
+    if access.umask is not None:
+        os.umask(access.umask)
+    if access.directory is not None:
+        with contextlib.suppress(OSError):
+            os.chdir(access.directory)
+    for fd in (0, 1):
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(fd, _F_SETPIPE_SZ, PIPE_SIZE)
+    status = 1
+    with contextlib.suppress(OSError):  # the network process has gone
+        status = SftpServer(account, access).serve(0, 1)
+    os._exit(status)
+
+
+class Denied(Exception):
+    """A request that fails for a reason that is no system error's."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+
+class Folder(NamedTuple):
+    listing: Any
+    """os.scandir's, which holds the descriptor."""
+    entries: Iterator[tuple[bytes, os.stat_result]]
+
+
+class SftpServer:
+    """The files as one client sees them, and what it has open."""
+
+    def __init__(self, account: Account, access: FileAccess) -> None:
+        self._account = account
+        self._rules = _permitted(access)
+        self._read_only = access.read_only
+        self._open: dict[bytes, int | Folder] = {}
+        """Descriptors of files, and directories; the user's limit of descriptors bounds it."""
+        self._number = 0
+        self._greeted = False
+
+    # ------------------------------------------------------------------ the loop
+
+    def serve(self, source: int, sink: int) -> int:
+        """Until the client has ended its side; the exit status."""
+        reader = PacketReader()
+        try:
+            while data := os.read(source, READ_SIZE):
+                self._answer_all(reader.feed(data), sink)
+        except WireError as error:
+            os.write(2, f"internal-sftp: bad message: {error}\n".encode())
+            return 1
+        return 0
+
+    def _answer_all(self, packets: list[bytes], sink: int) -> None:
+        pending: list[bytes] = []
+        size = 0
+        for packet in packets:
+            for part in self.answer(packet):
+                pending.append(part)
+                size += len(part)
+            if size >= MAX_PENDING:
+                _write_fully(sink, pending)
+                pending, size = [], 0
+        _write_fully(sink, pending)
+
+    def answer(self, packet: bytes) -> tuple[bytes, ...]:
+        """The packet that answers this one, in parts. WireError: nobody can tell what it was."""
+        number = packet[0]
+        if not self._greeted:
+            return (self._greet(packet),)
+        if number == EXTENDED:
+            return (self._answer_extended(packet),)
+        rule = REQUESTS.get(number)
+        if rule is None:
+            return (_status(Reader(packet, 1).u32(), UNSUPPORTED),)
+        answer = self._serve(rule, rule.shape.decode(memoryview(packet)[1:]))
+        if isinstance(answer, Data):  # not copied once more
+            size = len(answer.data)
+            return struct.pack(">IBII", size + 9, 103, answer.id, size), answer.data
+        return (encode_packet(answer),)
+
+    def _greet(self, packet: bytes) -> bytes:
+        if packet[0] != INIT or len(packet) < 5:
+            raise WireError("no greeting")
+        self._greeted = True
+        extensions = b"".join(
+            put_string(name) + put_string(rule.version) for name, rule in EXTENSIONS.items()
+        )
+        return encode_packet(Version(VERSION, extensions))
+
+    def _answer_extended(self, packet: bytes) -> bytes:
+        asked = Extended.decode(memoryview(packet)[1:])
+        rule = EXTENSIONS.get(asked.name)
+        if rule is None:
+            return _status(asked.id, UNSUPPORTED)
+        request = rule.shape.decode(asked.id.to_bytes(4, "big") + asked.rest)
+        return encode_packet(self._serve(rule, request))
+
+    def _serve(self, rule: "Rule", request: Any) -> Message:
+        """The answer to a request, whose shape is the rule's."""
+        if rule.name not in self._rules:
+            return _told(request.id, PERMISSION_DENIED)
+        try:
+            answer = rule.serve(self, request)
+        except Denied as denied:
+            return _told(request.id, denied.code)
+        except OSError as error:
+            return _told(request.id, _code_of(error), error)
+        except (ValueError, OverflowError):  # a zero byte in a path; an offset beyond all files
+            return _told(request.id, BAD_MESSAGE)
+        return _told(request.id, OK) if answer is None else answer
+
+    # ------------------------------------------------------------------ what is open
+
+    def _add(self, request: int, one: int | Folder) -> Handle:
+        self._number += 1
+        handle = self._number.to_bytes(8, "big")
+        self._open[handle] = one
+        return Handle(request, handle)
+
+    def _file(self, handle: bytes) -> int:
+        one = self._open.get(handle)
+        if not isinstance(one, int):
+            raise Denied(FAILURE)
+        return one
+
+    def open(self, request: Open) -> Message:
+        flags = _open_flags(request.flags)
+        changes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        if self._read_only and changes:
+            raise Denied(PERMISSION_DENIED)
+        mode = 0o666 if request.attributes.mode is None else request.attributes.mode & 0o7777
+        return self._add(request.id, os.open(request.path, flags, mode))
+
+    def close(self, request: OfHandle) -> None:
+        one = self._open.pop(request.handle, None)
+        if one is None:
+            raise Denied(FAILURE)
+        if isinstance(one, Folder):
+            one.listing.close()
+        else:
+            os.close(one)
+
+    def read(self, request: Read) -> Message:
+        fd = self._file(request.handle)
+        data = os.pread(fd, min(request.length, MAX_DATA), request.offset)
+        return Data(request.id, data) if data or not request.length else _told(request.id, EOF)
+
+    def write(self, request: Write) -> None:
+        _write_at(self._file(request.handle), request.data, request.offset)
+
+    def sync(self, request: OfHandle) -> None:
+        os.fsync(self._file(request.handle))
+
+    def copy(self, request: CopyData) -> None:
+        """From file to file, or within one where the ranges do not overlap."""
+        source, target = self._file(request.handle), self._file(request.target)
+        start, length, to = request.offset, request.length, request.target_offset
+        if os.path.sameopenfile(source, target):
+            end = start + length
+            if not length or (start < to + length and to < end):
+                raise Denied(FAILURE)
+        left = length or None
+        while left is None or left:
+            data = os.pread(source, min(COPY_SIZE, left or COPY_SIZE), start)
+            if not data:
+                return
+            _write_at(target, data, to)
+            start, to = start + len(data), to + len(data)
+            left = None if left is None else left - len(data)
+
+    # ------------------------------------------------------------------ directories
+
+    def open_folder(self, request: OfPath) -> Message:
+        path = request.path or b"."
+        listing = os.scandir(path)
+        return self._add(request.id, Folder(listing, _entries(path, listing)))
+
+    def read_folder(self, request: OfHandle) -> Message:
+        folder = self._open.get(request.handle)
+        if not isinstance(folder, Folder):
+            raise Denied(FAILURE)
+        names = []
+        for name, state in folder.entries:
+            names.append(Name(name, _describe(name, state), _attributes(state)))
+            if len(names) == NAMES_AT_ONCE:
+                break
+        return Names(request.id, tuple(names)) if names else _told(request.id, EOF)
+
+    def make_folder(self, request: SetOfPath) -> None:
+        mode = request.attributes.mode
+        os.mkdir(request.path, 0o777 if mode is None else mode & 0o7777)
+
+    def remove_folder(self, request: OfPath) -> None:
+        os.rmdir(request.path)
+
+    # ------------------------------------------------------------------ attributes
+
+    def stat(self, request: OfPath) -> Message:
+        return AttributesOf(request.id, _attributes(os.stat(request.path)))
+
+    def stat_link(self, request: OfPath) -> Message:
+        return AttributesOf(request.id, _attributes(os.lstat(request.path)))
+
+    def stat_file(self, request: OfHandle) -> Message:
+        return AttributesOf(request.id, _attributes(os.fstat(self._file(request.handle))))
+
+    def set(self, request: SetOfPath) -> None:
+        _set_attributes(request.path, request.attributes)
+
+    def set_file(self, request: SetOfHandle) -> None:
+        _set_attributes(self._file(request.handle), request.attributes)
+
+    def set_link(self, request: SetOfPath) -> None:
+        """Of a link itself, if it is one; that has no size to be set, and no mode."""
+        wanted = request.attributes
+        if wanted.size is not None:
+            raise Denied(BAD_MESSAGE)
+        if wanted.mode is not None:
+            try:
+                os.chmod(request.path, wanted.mode & 0o7777, follow_symlinks=False)
+            except NotImplementedError:
+                raise Denied(UNSUPPORTED) from None
+        if wanted.times is not None:
+            os.utime(request.path, wanted.times, follow_symlinks=False)
+        if wanted.owner is not None:
+            os.chown(request.path, *wanted.owner, follow_symlinks=False)
+
+    def stat_system(self, request: OfPath) -> Message:
+        return ExtendedReply(request.id, _pack_system(os.statvfs(request.path)))
+
+    def stat_system_of_file(self, request: OfHandle) -> Message:
+        state = os.fstatvfs(self._file(request.handle))
+        return ExtendedReply(request.id, _pack_system(state))
+
+    # ------------------------------------------------------------------ names
+
+    def remove(self, request: OfPath) -> None:
+        os.unlink(request.path)
+
+    def rename(self, request: OfTwoPaths) -> None:
+        """Version 3 replaces nothing. A link cannot, either; where there are none, we look."""
+        if stat.S_ISREG(os.lstat(request.first).st_mode):
+            try:
+                os.link(request.first, request.second, follow_symlinks=False)
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+            else:
+                os.unlink(request.first)
+                return
+        if os.path.lexists(request.second):
+            raise Denied(FAILURE)
+        os.rename(request.first, request.second)
+
+    def replace(self, request: OfTwoPaths) -> None:
+        os.rename(request.first, request.second)
+
+    def link(self, request: OfTwoPaths) -> None:
+        os.link(request.first, request.second, follow_symlinks=False)
+
+    def link_by_name(self, request: OfTwoPaths) -> None:
+        """OpenSSH's order, which all clients have come to use: what it says, where it stands."""
+        os.symlink(request.first, request.second)
+
+    def read_link(self, request: OfPath) -> Message:
+        target = os.readlink(request.path)
+        return Names(request.id, (Name(target, target),))
+
+    def resolve(self, request: OfPath) -> Message:
+        path = _real_path(request.path or b".")
+        return Names(request.id, (Name(path, path),))
+
+    def expand(self, request: OfPath) -> Message:
+        """`~` and `~user` in front; what is relative is so to the home directory."""
+        path = request.path
+        if path.startswith(b"~"):
+            name, _, rest = path[1:].partition(b"/")
+            path = os.path.join(self._home(name), rest)
+        found = _real_path(path or b".")
+        return Names(request.id, (Name(found, found),))
+
+    def find_home(self, request: OfPath) -> Message:
+        path = _real_path(self._home(request.path))
+        return Names(request.id, (Name(path, path),))
+
+    def _home(self, name: bytes) -> bytes:
+        if name in (b"", os.fsencode(self._account.name)):
+            return os.fsencode(self._account.home)
+        try:
+            return os.fsencode(pwd.getpwnam(os.fsdecode(name)).pw_dir)
+        except KeyError:
+            raise Denied(NO_SUCH_FILE) from None
+
+    # ------------------------------------------------------------------ questions
+
+    def tell_limits(self, request: Request) -> Message:
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        handles = 0 if soft == resource.RLIM_INFINITY else max(soft - RESERVED_DESCRIPTORS, 1)
+        limits = struct.pack(">4Q", MAX_PACKET, MAX_DATA, MAX_DATA, handles)
+        return ExtendedReply(request.id, limits)
+
+    def tell_names(self, request: NumbersOfNames) -> Message:
+        """Of users and of groups; empty where there is none."""
+        users = (_user_name(number) for number in _unpack_numbers(request.users))
+        groups = (_group_name(number) for number in _unpack_numbers(request.groups))
+        content = b"".join(
+            put_string(b"".join(put_string(name or b"") for name in names))
+            for names in (users, groups)
+        )
+        return ExtendedReply(request.id, content)
+
+
+# --------------------------------------------------------------------------- what is served
+
+
+class Rule(NamedTuple):
+    """A kind of request. `name` is what sftp-server's -p and -P call it."""
+
+    name: str
+    shape: type[Request]
+    serve: Callable[[SftpServer, Any], Message | None]
+    writes: bool = False
+    version: bytes = b"1"
+    """Of an extension."""
+
+
+REQUESTS: dict[int, Rule] = {
+    3: Rule("open", Open, SftpServer.open),  # which looks at its flags
+    4: Rule("close", OfHandle, SftpServer.close),
+    5: Rule("read", Read, SftpServer.read),
+    6: Rule("write", Write, SftpServer.write, writes=True),
+    7: Rule("lstat", OfPath, SftpServer.stat_link),
+    8: Rule("fstat", OfHandle, SftpServer.stat_file),
+    9: Rule("setstat", SetOfPath, SftpServer.set, writes=True),
+    10: Rule("fsetstat", SetOfHandle, SftpServer.set_file, writes=True),
+    11: Rule("opendir", OfPath, SftpServer.open_folder),
+    12: Rule("readdir", OfHandle, SftpServer.read_folder),
+    13: Rule("remove", OfPath, SftpServer.remove, writes=True),
+    14: Rule("mkdir", SetOfPath, SftpServer.make_folder, writes=True),
+    15: Rule("rmdir", OfPath, SftpServer.remove_folder, writes=True),
+    16: Rule("realpath", OfPath, SftpServer.resolve),
+    17: Rule("stat", OfPath, SftpServer.stat),
+    18: Rule("rename", OfTwoPaths, SftpServer.rename, writes=True),
+    19: Rule("readlink", OfPath, SftpServer.read_link),
+    20: Rule("symlink", OfTwoPaths, SftpServer.link_by_name, writes=True),
+}
+
+EXTENSIONS: dict[bytes, Rule] = {
+    b"posix-rename@openssh.com": Rule(
+        "posix-rename", OfTwoPaths, SftpServer.replace, writes=True
+    ),
+    b"statvfs@openssh.com": Rule("statvfs", OfPath, SftpServer.stat_system, version=b"2"),
+    b"fstatvfs@openssh.com": Rule(
+        "fstatvfs", OfHandle, SftpServer.stat_system_of_file, version=b"2"
+    ),
+    b"hardlink@openssh.com": Rule("hardlink", OfTwoPaths, SftpServer.link, writes=True),
+    b"fsync@openssh.com": Rule("fsync", OfHandle, SftpServer.sync, writes=True),
+    b"lsetstat@openssh.com": Rule("lsetstat", SetOfPath, SftpServer.set_link, writes=True),
+    b"limits@openssh.com": Rule("limits", Request, SftpServer.tell_limits),
+    b"expand-path@openssh.com": Rule("expand-path", OfPath, SftpServer.expand),
+    b"copy-data": Rule("copy-data", CopyData, SftpServer.copy, writes=True),
+    b"home-directory": Rule("home-directory", OfPath, SftpServer.find_home),
+    b"users-groups-by-id@openssh.com": Rule(
+        "users-groups-by-id", NumbersOfNames, SftpServer.tell_names
+    ),
+}
+
+_RULES = (*REQUESTS.values(), *EXTENSIONS.values())
+REQUEST_NAMES = frozenset(rule.name for rule in _RULES)
+
+
+def _permitted(access: FileAccess) -> frozenset[str]:
+    """The names of what is served. What is in neither list is, unless there is one of permits."""
+    return frozenset(
+        rule.name
+        for rule in _RULES
+        if rule.name not in access.denied
+        and (access.permitted is None or rule.name in access.permitted)
+        and not (rule.writes and access.read_only)
+    )
+
+
+# --------------------------------------------------------------------------- answers
+
+_CODES = {
+    errno.ENOENT: NO_SUCH_FILE,
+    errno.ENOTDIR: NO_SUCH_FILE,
+    errno.ELOOP: NO_SUCH_FILE,
+    errno.EBADF: NO_SUCH_FILE,
+    errno.EPERM: PERMISSION_DENIED,
+    errno.EACCES: PERMISSION_DENIED,
+    errno.ENAMETOOLONG: BAD_MESSAGE,
+    errno.EINVAL: BAD_MESSAGE,
+    errno.ENOSYS: UNSUPPORTED,
+}
+_NO_LINKS = (errno.EOPNOTSUPP, errno.EXDEV, errno.ENOSYS, errno.EPERM, errno.EMLINK)
+
+
+def _code_of(error: OSError) -> int:
+    return _CODES.get(error.errno or 0, FAILURE)
+
+
+def _told(request: int, code: int, error: OSError | None = None) -> Status:
+    """A failure that has no name of its own is told by the system's."""
+    text = STATUS_TEXTS[code]
+    if code == FAILURE and error is not None and error.strerror:
+        text = error.strerror.encode()
+    return Status(request, code, text)
+
+
+def _status(request: int, code: int) -> bytes:
+    return encode_packet(_told(request, code))
+
+
+def _attributes(state: os.stat_result) -> Attributes:
+    return Attributes(
+        state.st_size,
+        (state.st_uid, state.st_gid),
+        state.st_mode,
+        (int(state.st_atime), int(state.st_mtime)),
+    )
+
+
+def _describe(name: bytes, state: os.stat_result) -> bytes:
+    """A line as of `ls -l`."""
+    user = os.fsdecode(_user_name(state.st_uid) or b"%d" % state.st_uid)
+    group = os.fsdecode(_group_name(state.st_gid) or b"%d" % state.st_gid)
+    age = time.time() - state.st_mtime
+    form = "%b %e %H:%M" if 0 <= age < _HALF_A_YEAR else "%b %e  %Y"
+    when = time.strftime(form, time.localtime(state.st_mtime))
+    line = (
+        f"{stat.filemode(state.st_mode)} {state.st_nlink:3} {user:8} {group:8} "
+        f"{state.st_size:8} {when} "
+    )
+    return os.fsencode(line) + name
+
+
+def _pack_system(state: os.statvfs_result) -> bytes:
+    flags = state.f_flag & (os.ST_RDONLY | os.ST_NOSUID)  # the same two bits as on the wire
+    return struct.pack(
+        ">11Q",
+        *(state.f_bsize, state.f_frsize, state.f_blocks, state.f_bfree, state.f_bavail),
+        *(state.f_files, state.f_ffree, state.f_favail),
+        *(state.f_fsid & (1 << 64) - 1, flags, state.f_namemax),
+    )
+
+
+def _unpack_numbers(packed: bytes) -> tuple[int, ...]:
+    if len(packed) % 4:
+        raise Denied(BAD_MESSAGE)
+    return struct.unpack(f">{len(packed) // 4}I", packed)
+
+
+@functools.lru_cache(MAX_KNOWN_NAMES)
+def _user_name(uid: int) -> bytes | None:
+    try:
+        return os.fsencode(pwd.getpwuid(uid).pw_name)
+    except KeyError:
+        return None
+
+
+@functools.lru_cache(MAX_KNOWN_NAMES)
+def _group_name(gid: int) -> bytes | None:
+    try:
+        return os.fsencode(grp.getgrgid(gid).gr_name)
+    except KeyError:
+        return None
+
+
+# --------------------------------------------------------------------------- files
+
+
+def _open_flags(asked: int) -> int:
+    """Opening must not wait for a FIFO's other end, nor take a terminal for our own."""
+    if asked & READ_FLAG and asked & WRITE_FLAG:
+        flags = os.O_RDWR
+    else:
+        flags = os.O_WRONLY if asked & WRITE_FLAG else os.O_RDONLY
+    for flag, ours in (
+        (APPEND_FLAG, os.O_APPEND),
+        (CREATE_FLAG, os.O_CREAT),
+        (TRUNCATE_FLAG, os.O_TRUNC),
+        (EXCLUSIVE_FLAG, os.O_EXCL),
+    ):
+        flags |= ours if asked & flag else 0
+    return flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+
+def _entries(path: bytes, listing: Any) -> Iterator[tuple[bytes, os.stat_result]]:
+    """Itself and the one above it first, as all servers list them."""
+    for name in (b".", b".."):
+        with contextlib.suppress(OSError):
+            yield name, os.lstat(os.path.join(path, name))
+    for entry in listing:
+        with contextlib.suppress(FileNotFoundError):  # it has vanished meanwhile
+            yield entry.name, entry.stat(follow_symlinks=False)
+
+
+def _set_attributes(target: bytes | int, wanted: Attributes) -> None:
+    """All that can be set; what failed first is told."""
+    failure: OSError | None = None
+    steps: tuple[tuple[Callable[..., None], tuple[Any, ...] | None], ...] = (
+        (os.truncate, None if wanted.size is None else (wanted.size,)),
+        (os.chmod, None if wanted.mode is None else (wanted.mode & 0o7777,)),
+        (os.utime, None if wanted.times is None else (wanted.times,)),
+        (os.chown, wanted.owner),
+    )
+    for step, arguments in steps:
+        if arguments is None:
+            continue
+        try:
+            step(target, *arguments)
+        except OSError as error:
+            failure = failure or error
+    if failure is not None:
+        raise failure
+
+
+def _real_path(path: bytes) -> bytes:
+    """Without links; the last component alone need not be there."""
+    found = os.path.realpath(path)
+    if not os.path.isdir(os.path.dirname(found)):
+        raise FileNotFoundError(errno.ENOENT, "")
+    return found
+
+
+def _write_at(fd: int, data: bytes, offset: int) -> None:
+    written = os.pwrite(fd, data, offset)
+    view = memoryview(data)
+    while written < len(view):
+        written += os.pwrite(fd, view[written:], offset + written)
+
+
+def _write_fully(fd: int, parts: list[bytes]) -> None:
+    """In few calls. What a call does not take is joined for the next."""
+    for start in range(0, len(parts), _MOST_PARTS):
+        some = parts[start : start + _MOST_PARTS]
+        written = os.writev(fd, some)
+        if written < sum(map(len, some)):
+            rest = memoryview(b"".join(some))[written:]
+            while rest:
+                rest = rest[os.write(fd, rest) :]
