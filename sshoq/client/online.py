@@ -47,6 +47,9 @@ if TYPE_CHECKING:
     from sshoq.client.mux_master import Master
     from sshoq.client.remote_files import RemoteFiles
 
+KEY_PREFIX = "Bearer "
+"""Of an authorization by key. Others take a server longer, so long that nobody can tell."""
+
 LEGACY_USER_AGENT = "SSH 3.0 h4sh5/sshoq 0.1.5"
 """What a Go server from before the specification had a name accepts."""
 
@@ -91,6 +94,7 @@ class _Run:
         self._files: RemoteFiles | None = None
         self._session = session_wish(departure.invocation, self._agent)
         self._asked: Asked | None = None
+        self._may_speculate = True
         self._stdio: Channel | None = None
         self._user_agent: str | None = None
         self._banner = ""
@@ -313,12 +317,15 @@ class _Run:
         is_login = authorization is not None
         if is_login and traits.supports(Extension.EARLY):
             await self._ask_early(client)
+        elif authorization is not None and authorization.startswith(KEY_PREFIX):
+            await self._speculate(client, answer)
         response = await answer
         if response is None:
             raise Failure(f"{self._place}: the server dropped the request without an answer")
         self._show_banner(response.banner)
         if response.status == 200:
             self._check_version(response)
+            await self._settle_speculation()
             return Reply(True)
         self._asked = self._stdio = self._files = None  # refused with the login
         if response.status == 403 and self._user_agent is None and _is_legacy(response):
@@ -328,18 +335,48 @@ class _Run:
             raise Failure(self._complaint(response))
         return Reply(False, response.methods, response.is_partial)
 
-    async def _ask_early(self, client: ClientConversation) -> None:
+    @property
+    def _session_to_ask_early(self) -> SessionWish | None:
         """Not with remote forwardings: they must stand before the session starts. Nor if our own
         parent will come for it."""
+        options = self._options
+        if self._will_be_master or options.remote_forwards or options.stdio_forward is not None:
+            return None
+        return self._session if self._files_wish is None else None
+
+    async def _ask_early(self, client: ClientConversation) -> None:
         if self._files_wish is not None:
             self._files = self._open_files(client, self._files_wish)
-            return
-        if self._will_be_master:
-            return
-        if self._options.stdio_forward is not None:
+        elif self._options.stdio_forward is not None and not self._will_be_master:
             self._stdio = await self._open_stdio(client)
-        elif self._session is not None and not self._options.remote_forwards:
-            self._asked = self._ask(client, self._session, speculative=True)
+        elif (session := self._session_to_ask_early) is not None:
+            self._asked = self._ask(client, session, speculative=True)
+
+    async def _speculate(
+        self, client: ClientConversation, answer: "asyncio.Future[ResponseHead | None]"
+    ) -> None:
+        """At a server that keeps nothing early: the session shortly before its answer, once."""
+        from sshoq.client.speculation import delay_of
+
+        conversation = client.conversation
+        session = self._session_to_ask_early
+        delay = delay_of(conversation.engine.round_trip_time)
+        is_go = conversation.state.settings_known and conversation.traits.is_go
+        if session is None or delay is None or not is_go or not self._may_speculate:
+            return
+        await asyncio.wait({answer}, timeout=delay)
+        if not answer.done():
+            self._may_speculate = False
+            self._asked = self._ask(client, session, speculative=True)
+
+    async def _settle_speculation(self) -> None:
+        from sshoq.client.speculation import was_taken
+
+        if self._asked is None or self._may_speculate:
+            return
+        if not await was_taken(self._asked):
+            self._log.debug("the session came too early, and is asked for again")
+            self._asked = None
 
     def _request(self, authorization: str | None) -> ConnectRequest:
         options = self._options

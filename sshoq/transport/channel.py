@@ -115,8 +115,8 @@ class Channel:
         self.watcher: Callable[[ChannelEvent], bool] | None = None
         """Sees every event first, in order: False, and it goes no further. ProtocolError from it
         ends the channel."""
-        self.was_reset = False
-        """The peer gave up its side, which is not the same as ending it."""
+        self.reset_code: int | None = None
+        """With which the peer gave up its side, which is not the same as ending it."""
         self._conversation = conversation
         self._data: Line[Buffer] = Line()
         self._extended: Line[Buffer] = Line()
@@ -185,6 +185,10 @@ class Channel:
     def end_requests(self) -> None:
         """Ours to say: no request matters any more. Whoever waits for one is told."""
         self._requests.end()
+
+    @property
+    def was_reset(self) -> bool:
+        return self.reset_code is not None
 
     def is_usable(self) -> bool:
         """Whether something can still be sent to a peer that wants it."""
@@ -356,7 +360,7 @@ class Channel:
     def peer_reset(self, code: int) -> None:
         """RESET_STREAM: nothing more comes, and what waits may still be read."""
         if self._receiving:
-            self.was_reset = True
+            self.reset_code = code
             self._end_receiving(f"reset by the peer ({code:#x})")
 
     def peer_stopped(self, code: int) -> None:

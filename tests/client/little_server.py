@@ -14,9 +14,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sshoq.client.addresses import HostAddress
-from sshoq.protocol.conversation import ConversationState
+from sshoq.protocol.conversation import (
+    ConversationEvent,
+    ConversationState,
+    _ArrivingStream,
+)
 from sshoq.protocol.extensions import NONE, OURS, Extension
-from sshoq.protocol.messages import ChannelRequest, Exec, ExitStatus, Shell, Subsystem
+from sshoq.protocol.messages import (
+    ChannelHeader,
+    ChannelRequest,
+    Exec,
+    ExitStatus,
+    Shell,
+    Subsystem,
+)
+from sshoq.protocol.outcome import CHANNEL_REFUSED
 from sshoq.protocol.request import UNAUTHORIZED, ConnectRequest, Response
 from sshoq.transport.channel import Channel, SinkClosed
 from sshoq.transport.events import AFTER_LOGIN
@@ -90,15 +102,36 @@ class LittleServer(Party):
                 self._serve(self, channel)
 
 
-class _GoState(ConversationState):
-    """Sends the SETTINGS that a Go server sends."""
+class GoState(ConversationState):
+    """Sends the SETTINGS that a Go server sends, and keeps no channel that comes too early."""
+
+    def __init__(self) -> None:
+        super().__init__(False, NONE)
+        self.refused: list[int] = []
 
     def control_stream(self) -> bytes:
         return bytes.fromhex("0004023301")
 
+    def register(self, stream_id: int) -> None:
+        """The login is decided, and channels are known from now on; the answer leaves later."""
+        self.conversation_id = stream_id
+
+    def _judge_channel(
+        self,
+        stream_id: int,
+        stream: _ArrivingStream,
+        header: ChannelHeader,
+        events: list[ConversationEvent],
+    ) -> None:
+        if self.conversation_id is None:
+            self.refused.append(stream_id)
+            self._refuse_arriving(stream_id, CHANNEL_REFUSED, events)
+        else:
+            super()._judge_channel(stream_id, stream, header, events)
+
 
 def _state(extensions: Extension | None) -> ConversationState:
-    return _GoState(False, NONE) if extensions is None else ConversationState(False, extensions)
+    return GoState() if extensions is None else ConversationState(False, extensions)
 
 
 def say_and_exit(text: bytes, status: int) -> Serve:
@@ -153,8 +186,12 @@ async def listening(
     judge: Callable[[ConnectRequest], Response] = let_in,
     serve: Serve = EXIT_0,
     extensions: Extension | None = OURS,
+    round_trip: float = 0.0,
 ) -> AsyncIterator[Listener]:
-    """Serves the first caller, until the block ends; with no extensions at all, as a Go server."""
+    """Serves the first caller, until the block ends; with no extensions at all, as a Go server.
+
+    `round_trip`: as long as that the way there and back seems to the caller.
+    """
     loop = asyncio.get_running_loop()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
@@ -162,8 +199,11 @@ async def listening(
         listener = Listener(sock)
 
         def answer() -> None:
-            first, caller = sock.recvfrom(2000, socket.MSG_PEEK)
             loop.remove_reader(sock)
+            loop.call_later(round_trip, serve_caller)
+
+        def serve_caller() -> None:
+            first, caller = sock.recvfrom(2000, socket.MSG_PEEK)
             sock.connect(caller)
             engine = Engine.server(FirstPacket.of(first), identity())
             end = socket.socket(fileno=os.dup(sock.fileno()))
