@@ -25,12 +25,9 @@ from sshoq.transport.udp import RelayedSocket
 INNER_DATAGRAM = 1200
 """What every QUIC path must carry, so also the one through a jump host."""
 
-IDS = 16
-"""The most that a conversation's and a channel's number take in front of it."""
-
-SEARCH_TIME = 5.0
-"""Seconds for finding out that the path to the jump host takes such datagrams. It takes one round
-trip, if it does."""
+SEARCH_TIME = 15.0
+"""Seconds for finding out that the path to the jump host takes such datagrams: one round trip, or a
+few timeouts more on a narrow path."""
 
 LOOK_EVERY = 0.005
 
@@ -103,7 +100,7 @@ class _Way:
         """From the last hop to the next place."""
         options = following.options
         channel = await self._open_channel(options)
-        await self._await_room(hop)
+        await self._await_room(hop, channel)
         flight = self._launch(channel, following)
         try:
             client = await reach(
@@ -133,13 +130,15 @@ class _Way:
             raise Failure(f"channel 0: open failed: connect failed: {reason}") from None
         return channel
 
-    async def _await_room(self, hop: Invocation) -> None:
+    async def _await_room(self, hop: Invocation, channel: Channel) -> None:
         """Until the path to the last hop is known to carry another connection's packets."""
+        needed = len(channel.state.datagram(bytes(INNER_DATAGRAM)))
         engine = self.last.conversation.engine
         loop = asyncio.get_running_loop()
         deadline = loop.time() + SEARCH_TIME
-        while engine.max_datagram_payload < INNER_DATAGRAM + IDS:
-            if self.last.gone.done() or loop.time() > deadline:
+        while engine.max_datagram_payload < needed:
+            is_over = self.last.gone.done() or loop.time() > deadline
+            if is_over or not engine.is_searching_path:
                 raise Failure(
                     f"ssh: the path to jump host {hop.options.hostname} carries no packets that "
                     "another connection fits into"

@@ -9,6 +9,11 @@ PROBE_SIZES = (1352, 1392, 1452, 8952, 16200)
 """UDP payloads: inside another QUIC connection, inside WireGuard over IPv4, plain Ethernet and
 jumbo frames over IPv6, and for loopback what fits four times into one segmented send."""
 
+NARROW_SIZES = (1232, 1252, 1288)
+"""Where the first of those is too large, so rarely tried: a full IPv6 packet at the least MTU there
+is, in which another QUIC connection just fits; an IPv4 packet of that MTU; inside another QUIC
+connection with what Go programs begin with."""
+
 TRIES = 2
 """A single probe may be lost for any reason."""
 
@@ -61,6 +66,11 @@ class PathMtu:
         self.size = min(self.size, most)
         self._untried = [size for size in self._untried if size <= most]
 
+    @property
+    def is_searching(self) -> bool:
+        """Whether larger ones may be found to get through before long."""
+        return self._in_flight or bool(self._untried)
+
     def next_probe(self, now: float) -> int | None:
         """The size to try now, of which `succeeded` or `failed` must tell the end."""
         if self._in_flight:
@@ -91,8 +101,14 @@ class PathMtu:
     def failed(self, size: int) -> None:
         self._in_flight = False
         self._failures += 1
-        if self._failures >= TRIES:
-            self._untried.clear()  # what is larger will not get through either
+        if self._failures < TRIES:
+            return
+        is_narrow = self._untried[:1] == [size] == [PROBE_SIZES[0]]
+        self._untried.clear()  # what is larger will not get through either
+        if is_narrow:
+            most = min(self._limit, size - 1)
+            self._untried = [one for one in NARROW_SIZES if self.size < one <= most]
+            self._failures = 0
 
     # ------------------------------------------------------------------ black holes
 

@@ -1110,6 +1110,11 @@ class Engine:
         """The longest payload that `send_datagram` takes now; 0 when the peer takes none."""
         return self._connection.max_datagram_payload
 
+    @property
+    def is_searching_path(self) -> bool:
+        """Whether longer payloads may be possible before long."""
+        return self._connection.path_mtu.is_searching
+
     def send_datagram(self, payload: bytes) -> bool:
         """Queue a DATAGRAM frame. False: too long, not wanted by the peer, or too many are
         waiting.

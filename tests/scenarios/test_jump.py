@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.accounts import Account
+from tests.needs import need_device, need_root, need_tools
+from tests.netns import Link, delay_link
 from tests.programs import URL_PATH, Server, Sshoq, free_port, quiet_environment
 from tests.scenarios.conftest import ServerFactory
 
@@ -122,3 +124,70 @@ def test_a_destination_that_is_not_there_is_named(hosts: Callable[..., Hosts]) -
     assert done.returncode == 255
     port = there.servers["target"].port
     assert f"connect to host 127.0.0.1 port {port}:".encode() in done.stderr
+
+
+# --------------------------------------------------------------------------- narrow paths
+
+
+@pytest.fixture
+def link() -> Iterator[Link]:
+    need_root()
+    need_device("/dev/net/tun")
+    need_tools("ip", "nsenter")
+    with delay_link(rtt=0.02) as made:
+        yield made
+
+
+Behind = Callable[..., subprocess.CompletedProcess[bytes]]
+
+
+@pytest.fixture
+def across(
+    link: Link, sshoq: Sshoq, start_server: ServerFactory, account: Account, tmp_path: Path
+) -> Behind:
+    """Run the client in one namespace, for a target that is in the other one with the jump host."""
+
+    def run(address: str, mtu: int, command: str) -> subprocess.CompletedProcess[bytes]:
+        for run_there in (link.run_a, link.run_b):
+            run_there(["ip", "link", "set", "wire", "mtu", str(mtu)], check=True)
+        hop, target = (
+            start_server(sshoq, host=address, prefix=link.prefix_b) for _ in range(2)
+        )
+        known = tmp_path / "known_hosts"
+        known.write_text(hop.known_hosts() + target.known_hosts())
+        config = tmp_path / "config"
+        config.write_text(
+            f"Host hop\nPort {hop.port}\nHost target\nPort {target.port}\n"
+            f"Host *\nHostName {address}\nUser {account.name}\nIdentityFile {account.key}\n"
+            f"IdentitiesOnly yes\nBatchMode yes\nStrictHostKeyChecking yes\n"
+            f"UserKnownHostsFile {known}\nGlobalKnownHostsFile /dev/null\n"
+            f"URLPath {URL_PATH}\nTransport quic\n"
+        )
+        words = [sshoq.client(), "-F", str(config), "-J", "hop", "target", command]
+        return link.run_a(
+            words, env=quiet_environment(tmp_path), capture_output=True, timeout=60, input=BLOB
+        )
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("address", "mtu"),
+    [(Link.address_b, 1260), (Link.address_b, 1280), (Link.address_b, 1320),
+     (Link.address6_b, 1280)],
+    ids=["the least", "1280", "1320", "least of IPv6"],
+)  # fmt: skip
+def test_another_connection_fits_into_a_narrow_path(
+    across: Behind, address: str, mtu: int
+) -> None:
+    """Of 1232 bytes, 1200 are another connection's packet: IPv6 has no narrower path."""
+    done = across(address, mtu, "cat; exit 7")
+    assert (done.stdout == BLOB, done.returncode) == (True, 7), done.stderr
+
+
+def test_a_path_that_is_too_narrow_for_that_is_told_of(across: Behind) -> None:
+    """One byte less. The jump host itself could be reached."""
+    done = across(Link.address_b, 1259, "cat")
+    assert (done.returncode, done.stdout) == (255, b"")
+    line = b"the path to jump host %s carries no packets that another connection fits into"
+    assert line % Link.address_b.encode() in done.stderr, done.stderr

@@ -1,8 +1,11 @@
 """The search for a larger datagram."""
 
+import pytest
+
 from sshoq.transport.path_mtu import (
     BLACK_HOLE_LOSSES,
     BLACK_HOLE_TIMEOUTS,
+    NARROW_SIZES,
     PROBE_SIZES,
     TRIES,
     TRY_AGAIN_AFTER,
@@ -20,14 +23,48 @@ def test_one_probe_at_a_time_until_all_have_succeeded() -> None:
     assert search.next_probe(0.0) is None
 
 
+def fail(search: PathMtu, size: int) -> None:
+    for _ in range(TRIES):
+        assert search.is_searching
+        assert search.next_probe(0.0) == size
+        search.failed(size)
+
+
 def test_a_size_that_fails_again_ends_the_search() -> None:
     search = PathMtu(1200)
-    for _ in range(TRIES):
-        size = search.next_probe(0.0)
-        assert size is not None
-        search.failed(size)
+    search.next_probe(0.0)
+    search.succeeded(PROBE_SIZES[0])
+    fail(search, PROBE_SIZES[1])
+    assert not search.is_searching
     assert search.next_probe(0.0) is None
-    assert search.size == 1200
+    assert search.size == PROBE_SIZES[0]
+
+
+@pytest.mark.parametrize("count", range(len(NARROW_SIZES) + 1))
+def test_on_a_narrow_path_smaller_steps_are_made(count: int) -> None:
+    search = PathMtu(1200)
+    fail(search, PROBE_SIZES[0])
+    for size in NARROW_SIZES[:count]:
+        assert search.next_probe(0.0) == size
+        search.succeeded(size)
+    if count < len(NARROW_SIZES):
+        fail(search, NARROW_SIZES[count])
+    assert not search.is_searching
+    assert search.size == (1200, *NARROW_SIZES)[count]
+
+
+def test_small_steps_keep_to_the_peers_limit_and_are_not_repeated() -> None:
+    search = PathMtu(1200)
+    fail(search, PROBE_SIZES[0])
+    search.limit(1240)
+    search.next_probe(0.0)
+    search.succeeded(1232)
+    assert search.next_probe(5.0) is None
+    search.limit(16200)
+    for _ in range(TRIES):
+        assert search.next_probe(5.0 + TRY_AGAIN_AFTER) == PROBE_SIZES[0]
+        search.failed(PROBE_SIZES[0])
+    assert search.next_probe(0.0) == 1252
 
 
 def test_sizes_below_the_base_or_above_the_peers_limit_are_not_tried() -> None:

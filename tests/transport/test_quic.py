@@ -1032,8 +1032,11 @@ def narrow(link: Link, size: int) -> None:
 
 @pytest.mark.parametrize(
     ("path", "found"),
-    [(65_507, 16_200), (9000, 8952), (1500, 1452), (1451, 1392), (1380, 1352), (1250, 1200)],
-)
+    [
+        (65_507, 16_200), (9000, 8952), (1500, 1452), (1451, 1392), (1380, 1352),
+        (1351, 1288), (1270, 1252), (1232, 1232), (1231, 1200),
+    ],
+)  # fmt: skip
 def test_datagrams_grow_to_what_the_path_takes(path: int, found: int) -> None:
     link, client, server = make_link()
     narrow(link, path)
@@ -1043,6 +1046,7 @@ def test_datagrams_grow_to_what_the_path_takes(path: int, found: int) -> None:
     assert window >= 10 * 1200
     assert internal(client).path_mtu.size == found
     assert client.engine.max_datagram_payload == found - 30
+    assert not client.engine.is_searching_path
     stream_id = client.engine.open_stream()
     client.engine.write(stream_id, b"x" * 50_000, fin=True)
     link.run(lambda: len(server.bytes_of(stream_id)) == 50_000, seconds=5)
