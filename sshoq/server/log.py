@@ -7,6 +7,7 @@ a terminal. Without the logging module, which would cost every start 10 ms and e
 memory.
 """
 
+import errno
 import os
 import stat
 import sys
@@ -89,14 +90,32 @@ def _is_socket(descriptor: int) -> bool:
         return False
 
 
-def to_file(path: str, level: int, *, as_json: bool = False) -> None:
-    """Append to a file; OSError if it cannot be opened. `as_json` is the Go server's form."""
+def to_file(path: str, level: int, *, as_json: bool = False, is_named: bool = True) -> None:
+    """Append to a file; OSError if it cannot be opened. `as_json` is the Go server's form.
+
+    Where nobody has named the file, it lies in whatever directory we were started in: what others
+    may have put there is not written to.
+    """
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+    if not is_named:
+        flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
     opened = os.open(path, flags, 0o600)
+    if not is_named and not _is_ours_alone(os.fstat(opened)):
+        os.close(opened)
+        raise OSError(errno.EPERM, "bad ownership or modes", path)
     if _current.descriptor > 2:
         os.close(_current.descriptor)
     _current.descriptor = opened
     _current.level, _current.to_syslog, _current.as_json = level, False, as_json
+
+
+def _is_ours_alone(status: os.stat_result) -> bool:
+    return (
+        stat.S_ISREG(status.st_mode)
+        and status.st_uid == os.geteuid()
+        and status.st_nlink == 1
+        and not status.st_mode & 0o022
+    )
 
 
 def set_level(level: int) -> None:

@@ -84,6 +84,9 @@ BIND_TRIES = 20
 BIND_PAUSE = 0.1
 """A server that was just stopped may still hold the address for a moment."""
 
+GO_LOG_FILE = "sshoq.log"
+"""Of a start in the Go style, in the directory where that happens."""
+
 STOP_TIME = 2.0
 """Seconds for the routers to end."""
 
@@ -300,7 +303,8 @@ class Server:
         elif invocation.log_to_stderr:
             log.to_stderr(level)
         elif invocation.go_style:
-            log.to_file(os.environ.get("SSH3_LOG_FILE") or "sshoq.log", level, as_json=True)
+            named = os.environ.get("SSH3_LOG_FILE")
+            log.to_file(named or GO_LOG_FILE, level, as_json=True, is_named=bool(named))
         else:
             log.to_syslog(level, config.syslog_facility)
         self._log_descriptor = log.descriptor()
@@ -424,10 +428,7 @@ class Server:
             listener.ready = True
             self._announce_ready()
         elif isinstance(message, Admit):
-            try:
-                self._admit(listener, control, message)
-            except BlockingIOError:
-                raise PrivsepError("does not read its answers") from None
+            self._admit(listener, control, message)
         elif isinstance(message, RouterFull):
             where = show_address(listener.udp.getsockname())
             most = f"{message.most} connections at {where}"
@@ -490,23 +491,21 @@ class Server:
         except ValueError as error:
             # No fault of the router's: anybody can send a datagram from port 0, or from nowhere.
             self._log_refusal(f"no connection {where}: {error}")
-            control.send(NotAdmitted("impossible address"))
+            control.answer(NotAdmitted("impossible address"))
             return
         try:
             self._limit_debug_mode()
             source = self._admission.admit(peer[0], time.monotonic())
         except Refused as error:
             self._log_refusal(f"drop connection #{self._admission.waiting} {where}: {error}")
-            control.send(NotAdmitted(str(error)))
+            control.answer(NotAdmitted(str(error)))
             return
         try:
             self._connect(listener, control, request, peer, source)
         except OSError as error:
             self._admission.release(source)
-            if isinstance(error, BlockingIOError):
-                raise
             self._log_refusal(f"no connection {where}: {error.strerror}")
-            control.send(NotAdmitted(error.strerror or "error"))
+            control.answer(NotAdmitted(error.strerror or "error"))
 
     def _limit_debug_mode(self) -> None:
         """With -d one connection is served, as sshd does it."""
@@ -542,10 +541,7 @@ class Server:
         self, control: PrivsepSocket, udp: socket.socket, network_end: socket.socket
     ) -> None:
         """The monitor, which has the other end, ends by itself when nobody takes this one."""
-        try:
-            control.send(Admitted(), [udp.fileno(), network_end.fileno()])
-        except BlockingIOError:
-            raise PrivsepError("does not read its answers") from None
+        control.answer(Admitted(), [udp.fileno(), network_end.fileno()])
 
     def _fork_monitor(
         self, sockets: tuple[socket.socket, socket.socket], facts: ConnectionFacts

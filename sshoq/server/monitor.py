@@ -268,7 +268,7 @@ class Monitor:
             signature = self._identity.sign(request.scheme, content)
         except ValueError as error:
             raise PrivsepError(str(error)) from None
-        self._network.send(HandshakeSigned(signature))
+        self._network.answer(HandshakeSigned(signature))
 
     def authenticate(self, request: Authenticate, _: list[int]) -> None:
         try:
@@ -280,14 +280,14 @@ class Monitor:
             self._phase = Phase.AFTER_LOGIN
             self._deadline = None
             signal.alarm(0)
-            self._network.send(result)
+            self._network.answer(result)
             self._tell_main(LoginSucceeded())
             self._open_login()
             return
         if result.outcome == AuthenticationResult.CLOSED:
             self._phase = Phase.CLOSING
             self._deadline = time.monotonic() + CLOSING_TIME
-        self._network.send(result)
+        self._network.answer(result)
 
     def note_address(self, _: Message, __: list[int]) -> None:
         """The client has answered from its address. A network process that lies about it can only
@@ -306,7 +306,7 @@ class Monitor:
                 udp.connect(parse_peer(udp.family, request.peer_address, request.peer_port))
         except (OSError, ValueError) as error:
             log.debug(f"cannot connect the socket to {request.peer_address}: {error}")
-        self._network.send(SocketMoved())
+        self._network.answer(SocketMoved())
 
     def pass_log_line(self, line: LogLine, _: list[int]) -> None:
         """The log makes it harmless; here it is said whose word it is, and that it ends."""
@@ -323,12 +323,12 @@ class Monitor:
             rights = self._open_session(rights)
         except PamError as error:
             log.error(f"PAM: {error}")
-            self._network.send(LoginFailed("PAM session not opened"))
+            self._network.answer(LoginFailed("PAM session not opened"))
             return
         config = rights.config
         theirs = self._start_leader(rights)
         try:
-            self._network.send(
+            self._network.answer(
                 LoginOpened(
                     max(0, config.max_sessions),
                     config.client_alive_interval,
@@ -402,7 +402,7 @@ class Monitor:
             _give_to_tty_group(descriptors[0], rights.account)
             last_login = self._record(request, line, rights)
         assert self._leader is not None
-        self._leader.send(Recorded(last_login))
+        self._leader.answer(Recorded(last_login))
 
     def _record(self, request: RecordLogin, line: str, rights: LoginRights) -> str:
         account = rights.account

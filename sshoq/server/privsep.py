@@ -495,7 +495,18 @@ class PrivsepSocket:
     def fileno(self) -> int:
         return self.socket.fileno()
 
-    def send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
+    def answer(self, message: Message, descriptors: Sequence[int] = ()) -> None:
+        """To a process of less rank, which is not waited for: who lets answers pile up could hold
+        us for ever. PrivsepError.
+        """
+        try:
+            self.send(message, descriptors, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            raise PrivsepError("does not read its answers") from None
+
+    def send(
+        self, message: Message, descriptors: Sequence[int] = (), flags: int = 0
+    ) -> None:
         """One packet. The caller keeps its own copies of the descriptors. BlockingIOError as the
         socket has it.
         """
@@ -503,7 +514,8 @@ class PrivsepSocket:
         if len(packet) > MAX_PACKET:
             raise ValueError(f"{type(message).__name__} of {len(packet)} bytes is too long")
         try:
-            socket.send_fds(self.socket, [packet], list(descriptors), socket.MSG_NOSIGNAL)
+            # Not socket.send_fds: that of Python 3.11 takes flags and forgets them.
+            self.socket.sendmsg([packet], _ancillary(descriptors), socket.MSG_NOSIGNAL | flags)
         except (BrokenPipeError, ConnectionResetError) as error:
             raise PeerGone(str(error)) from None
 
@@ -537,6 +549,12 @@ class PrivsepSocket:
 
     def close(self) -> None:
         self.socket.close()
+
+
+def _ancillary(descriptors: Sequence[int]) -> list[tuple[int, int, bytes]]:
+    if not descriptors:
+        return []
+    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors).tobytes())]
 
 
 def _descriptors_in(ancillary: list[tuple[int, int, bytes]]) -> list[int]:

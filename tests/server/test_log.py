@@ -54,6 +54,44 @@ def test_a_file_is_appended_to_and_is_its_owners(tmp_path: Path) -> None:
     assert (tmp_path / "new").stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.parametrize("there", ["link", "loose", "second name", "fifo", "directory"])
+def test_a_file_that_nobody_named_is_not_what_others_have_put_there(
+    tmp_path: Path, there: str
+) -> None:
+    path, target = tmp_path / "sshoq.log", tmp_path / "target"
+    target.write_text("secret\n")
+    if there == "link":
+        path.symlink_to(target)
+    elif there == "second name":
+        path.hardlink_to(target)
+    elif there == "loose":
+        path.touch()
+        path.chmod(0o666)
+    elif there == "fifo":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+    with pytest.raises(OSError, match=r"sshoq\.log"):
+        log.to_file(str(path), log.INFO, is_named=False)
+    assert log.descriptor() == 2
+    assert target.read_text() == "secret\n"
+
+
+def test_a_file_that_nobody_named_is_made_and_found_again(tmp_path: Path) -> None:
+    path = tmp_path / "sshoq.log"
+    for word in ("one", "two"):
+        log.to_file(str(path), log.INFO, is_named=False)
+        log.info(word)
+    assert path.read_text() == "one\ntwo\n"
+
+
+def test_an_administrator_may_name_a_link(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    log.to_file(str(tmp_path / "link"), log.INFO)
+    log.info("through")
+    assert (tmp_path / "target").read_text() == "through\n"
+
+
 def test_the_go_servers_form_is_a_json_object_a_line(tmp_path: Path) -> None:
     path = tmp_path / "log"
     log.to_file(str(path), log.DEBUG1, as_json=True)

@@ -50,6 +50,14 @@ def test_a_message_arrives_with_its_descriptors(pair: Pair) -> None:
     close_all([reader, received])
 
 
+def test_who_does_not_read_its_answers_is_not_waited_for(pair: Pair) -> None:
+    network, monitor = pair
+    with pytest.raises(PrivsepError, match="does not read"):
+        for _ in range(100_000):
+            monitor.answer(LoginOpened(10, 0, 3))
+    assert network.receive()[0] == LoginOpened(10, 0, 3)
+
+
 def test_what_is_not_in_the_table_of_a_direction_is_refused(pair: Pair) -> None:
     network, monitor = pair
     network.socket.send(FROM_MONITOR.encode(LoginOpened(10, 0, 3)))  # a claim of the wrong side
