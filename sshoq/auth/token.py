@@ -14,7 +14,7 @@ from binascii import a2b_base64, b2a_base64
 from collections.abc import Mapping
 from typing import Any
 
-from sshoq.auth.keys import PublicKey, Signer
+from sshoq.auth.keys import KINDS, PublicKey, Signer
 
 MAX_TOKEN = 16384
 CONVERSATION_ID_LENGTH = 32
@@ -126,6 +126,14 @@ def certificate_in(token: str) -> bytes | None:
 def key_in(token: str) -> bytes | None:
     """The blob of the key that the token names; None if it leaves that open, as Go's do."""
     return _blob_in(token, KEY_MEMBER)
+
+
+def key_algorithms_of(token: str) -> list[bytes]:
+    """By their names in SSH: what keys can have signed a token that does not say which one has."""
+    algorithm = _decode_json(_split_token(token)[0], "header").get("alg")
+    if algorithm is None:
+        raise TokenRefused("no algorithm")
+    return [name.encode() for name, kind in KINDS.items() if kind.token_algorithm == algorithm]
 
 
 def _blob_in(token: str, member: str) -> bytes | None:

@@ -15,12 +15,18 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from sshoq.auth.authorized_keys import KeyRights, OptionError
+from sshoq.auth.authorized_keys import KeyRights, OptionError, mark_of
 from sshoq.auth.certificate_rights import merge_rights
 from sshoq.auth.keys import TOUCHED, VERIFIED, KeyFormatError, PublicKey, touch_of
 from sshoq.auth.revoked_keys import RevocationError, RevokedKeys, load_revoked_keys
 from sshoq.auth.ssh_certificates import Certificate, parse_certificate
-from sshoq.auth.token import TokenRefused, certificate_in, key_in, verify_token
+from sshoq.auth.token import (
+    TokenRefused,
+    certificate_in,
+    key_algorithms_of,
+    key_in,
+    verify_token,
+)
 from sshoq.server import log, shadow
 from sshoq.server.account import Account, find_account, refusal
 from sshoq.server.authorities import CertificateLogin, refusal_of
@@ -33,7 +39,7 @@ from sshoq.server.pam import PamError, PamTransaction, load_library
 from sshoq.server.privsep import Authenticate, AuthenticationResult
 from sshoq.server.records import RecordFiles, record_failure
 from sshoq.server.rights import LoginRights
-from sshoq.server.user_keys import FoundKey, authorized_keys, keys_in
+from sshoq.server.user_keys import Allowance, FoundKey, authorized_keys, keys_in
 from sshoq.wire import encode_text
 
 CONVERSATION_ID_LENGTH = 32
@@ -97,6 +103,7 @@ class Authenticator:
         self._account: Account | None = None
         self._conversation_id = b""
         self._used_tokens: set[bytes] = set()
+        self._allowance = Allowance()
         self._had_none = self._is_free_try = False
         self._must_change_password = False
         self._banner_shown = False
@@ -241,16 +248,18 @@ class Authenticator:
         self._used_tokens.add(digest)
         text = token.decode("latin-1")
         now = time.time()
+        self._allowance.begin_try()
         try:
             blob = certificate_in(text)
             if blob is not None:
                 return self._weigh_certificate(account, text, blob, now)
             named = self._named_key(text, now)
+            marks = key_algorithms_of(text) if named is None else [mark_of(named)]
         except (KeyFormatError, TokenRefused) as error:
             log.debug(str(error), log.DEBUG2)
             return nothing
         nothing = Evidence("publickey", False, named)
-        for path, (line, key, rights) in self._known_keys(account, named):
+        for path, (line, key, rights) in self._known_keys(account, named, marks):
             if rights.certificate_authority or named not in (None, key):
                 continue
             try:
@@ -280,12 +289,15 @@ class Authenticator:
         verify_token(token, key, self.user or "", self._conversation_id, now)
         return key
 
-    def _known_keys(self, account: Account, named: PublicKey | None) -> Iterator[FoundKey]:
-        """Those in files first; a program is asked only if they are not enough."""
-        yield from authorized_keys(account, self._config)
+    def _known_keys(
+        self, account: Account, named: PublicKey | None, marks: list[bytes]
+    ) -> Iterator[FoundKey]:
+        """Those that can be it; in files first, a program is asked only if they are not enough."""
+        yield from authorized_keys(account, self._config, marks, self._allowance)
         command = self._config.authorized_keys_command
         if command is not None and self.is_valid:
-            yield from keys_in(command, ask_for_keys(self._requester(account), named, named))
+            said = ask_for_keys(self._requester(account), named, named)
+            yield from keys_in(command, said, marks, self._allowance)
 
     def _requester(self, account: Account) -> Requester:
         return Requester(account, self._config, self._connection)
@@ -306,7 +318,8 @@ class Authenticator:
             return evidence
         if self._is_certificate_revoked(certificate):
             return evidence
-        rights = CertificateLogin(certificate, self._requester(account), now).find_rights()
+        requester = self._requester(account)
+        rights = CertificateLogin(certificate, requester, self._allowance, now).find_rights()
         if rights is None:
             return evidence
         evidence = evidence._replace(is_good=True, key_rights=rights)

@@ -8,7 +8,13 @@ import contextlib
 import os
 from collections.abc import Iterable, Iterator
 
-from sshoq.auth.authorized_keys import MAX_FILE, KeyRights, OptionError, RefusedLine
+from sshoq.auth.authorized_keys import (
+    MAX_FILE,
+    KeyRights,
+    OptionError,
+    RefusedLine,
+    mark_of,
+)
 from sshoq.auth.certificate_rights import (
     CertificateRefused,
     Principal,
@@ -25,6 +31,7 @@ from sshoq.server.account import host_matches
 from sshoq.server.key_commands import Requester, ask_for_keys, ask_for_principals
 from sshoq.server.login import acting_as
 from sshoq.server.user_keys import (
+    Allowance,
     FoundKey,
     authorized_keys,
     expand_file,
@@ -55,8 +62,11 @@ def _is_within(address: str, networks: str) -> bool:
 class CertificateLogin:
     """One certificate that wants into one account, now, from one address."""
 
-    def __init__(self, certificate: Certificate, requester: Requester, now: float) -> None:
+    def __init__(
+        self, certificate: Certificate, requester: Requester, allowance: Allowance, now: float
+    ) -> None:
         self._certificate = certificate
+        self._allowance = allowance
         self._requester = requester
         self._account = requester.account
         self._config = config = requester.config
@@ -67,14 +77,17 @@ class CertificateLogin:
 
     def find_rights(self) -> KeyRights | None:
         """What the first allows that vouches for it; None if nobody does. The log tells why."""
-        rights = self._weigh_lines(authorized_keys(self._account, self._config))
+        marks = (mark_of(self._certificate.authority),)
+        rights = self._weigh_lines(
+            authorized_keys(self._account, self._config, marks, self._allowance)
+        )
         trusted = self._config.trusted_user_ca_keys
         if rights is None and trusted is not None:
             rights = self._weigh_trust(trusted)
         command = self._config.authorized_keys_command
         if rights is None and command is not None:
             said = ask_for_keys(self._requester, self._certificate.public, self._certificate.key)
-            rights = self._weigh_lines(keys_in(command, said))
+            rights = self._weigh_lines(keys_in(command, said, marks, self._allowance))
         return rights
 
     def _weigh_lines(self, found: Iterable[FoundKey]) -> KeyRights | None:

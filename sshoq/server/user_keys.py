@@ -7,15 +7,17 @@ can make root read what the user could not.
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from sshoq.auth.authorized_keys import (
     MAX_FILE,
     AuthorizedKey,
+    Line,
     RefusedLine,
     distrust_reason,
-    read_identities,
+    lines_with,
+    read_line,
 )
 from sshoq.server import log
 from sshoq.server.account import Account
@@ -24,6 +26,16 @@ from sshoq.server.login import acting_as
 
 GO_FILE = ".ssh3/authorized_identities"
 _DEFAULT_FILE = ".ssh/authorized_keys"
+
+NOBODYS_NAME = "NOUSER"
+"""As sshd has it."""
+
+MAX_LINES = 1000
+MAX_LINE_BYTES = 1 << 20
+"""That are read as keys in one try, and twice as many on one connection. A line in which the key
+that is looked for does not stand is passed over and does not count, but the client may not say
+which key it has; then a signature is verified for each, by root, for whoever asks.
+"""
 
 
 class FoundKey(NamedTuple):
@@ -49,8 +61,11 @@ def expand_file(name: str, account: Account) -> str:
 
 
 def expand_tokens(text: str, account: Account) -> str:
-    """%% %h %u %U; any other stays as it is, and names no file."""
-    values = {"%": "%", "h": account.home, "u": account.name, "U": str(account.uid)}
+    """%% %h %u %U; any other stays as it is, and names no file. A name that is nobody's could have
+    any form, such as ../x, so none is taken for it.
+    """
+    name = account.name if account.exists else NOBODYS_NAME
+    values = {"%": "%", "h": account.home, "u": name, "U": str(account.uid)}
     parts = []
     at = 0
     while at < len(text):
@@ -63,9 +78,32 @@ def expand_tokens(text: str, account: Account) -> str:
     return "".join(parts)
 
 
-def authorized_keys(account: Account, config: LoginConfig) -> Iterator[FoundKey]:
-    """Every key and authority of every file, in order, read with the user's rights before the
-    first is given.
+class Allowance:
+    """How much of the users' files may still be read as keys on one connection."""
+
+    def __init__(self) -> None:
+        self._lines, self._bytes = 2 * MAX_LINES, 2 * MAX_LINE_BYTES
+        self.begin_try()
+
+    def begin_try(self) -> None:
+        self._try_lines = min(self._lines, MAX_LINES)
+        self._try_bytes = min(self._bytes, MAX_LINE_BYTES)
+
+    def takes(self, line: Line) -> bool:
+        """Whether that line may be read, too."""
+        if not self._try_lines or self._try_bytes < len(line.text):
+            return False
+        self._lines, self._try_lines = self._lines - 1, self._try_lines - 1
+        self._bytes -= len(line.text)
+        self._try_bytes -= len(line.text)
+        return True
+
+
+def authorized_keys(
+    account: Account, config: LoginConfig, marks: Collection[bytes], allowance: Allowance
+) -> Iterator[FoundKey]:
+    """Every key and authority of every file in whose line a mark stands, in order. The files are
+    read with the user's rights before the first is given.
     """
     with acting_as(account):
         contents = [
@@ -73,11 +111,19 @@ def authorized_keys(account: Account, config: LoginConfig) -> Iterator[FoundKey]
             for path in key_files(account, config)
         ]
     for path, content in contents:
-        yield from keys_in(path, content)
+        yield from keys_in(path, content, marks, allowance)
 
 
-def keys_in(path: str, content: bytes) -> Iterator[FoundKey]:
-    for identity in read_identities(content):
+def keys_in(
+    path: str, content: bytes, marks: Collection[bytes], allowance: Allowance
+) -> Iterator[FoundKey]:
+    if len(content) > MAX_FILE:
+        log.info(f"{path} is too large: it is not read")
+    for line in lines_with(content, marks):
+        if not allowance.takes(line):
+            log.info(f"{path}:{line.number}: too many keys to try; the rest is not")
+            return
+        identity = read_line(line)
         if isinstance(identity, AuthorizedKey):
             yield FoundKey(path, identity)
         elif isinstance(identity, RefusedLine):

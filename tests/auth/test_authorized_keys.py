@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
+import string
 import time
+from binascii import b2a_base64
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +23,20 @@ from sshoq.auth.authorized_keys import (
     OptionError,
     Permission,
     RefusedLine,
+    _split_options,
+    _take_quoted,
     distrust_reason,
     file_is_trusted,
+    lines_with,
+    mark_of,
     parse_options,
     parse_time,
     read_identities,
+    read_line,
 )
 from sshoq.auth.keys import PublicKey, put_string
+
+ALPHABET = f"{string.ascii_uppercase}{string.ascii_lowercase}{string.digits}+/"
 
 KEY = PublicKey(put_string(b"ssh-ed25519") + put_string(b"k" * 32))
 DSA = PublicKey(put_string(b"ssh-dss") + put_string(b"x")).line
@@ -134,6 +143,67 @@ def test_doubtful_line_does_not_hide_the_next_one() -> None:
     refused, good = read(f'command="x {KEY.line}', KEY.line)
     assert isinstance(refused, RefusedLine)
     assert good == AuthorizedKey(2, KEY, KeyRights())
+
+
+def test_lines_are_found_by_what_stands_in_them() -> None:
+    data = b"# mark\n\n one mark \r\nother\n\tmark again\n"
+    assert [tuple(line) for line in lines_with(data, (b"mark",))] == [
+        (3, b"one mark"),
+        (5, b"mark again"),
+    ]
+    assert list(lines_with(b"mark\n" * (1 << 20), (b"mark",))) == []
+
+
+def loose_ends(blob: bytes) -> list[str]:
+    """Every way in which base64 can be written: the bits behind the end are nobody's."""
+    text = b2a_base64(blob, newline=False).decode()
+    letters = text.rstrip("=")
+    spare = {0: 1, 1: 4, 2: 16}[len(text) - len(letters)]
+    last = ALPHABET.index(letters[-1])
+    return [letters[:-1] + ALPHABET[last + n] + text[len(letters) :] for n in range(spare)]
+
+
+@pytest.mark.parametrize("size", [30, 31, 32])
+def test_the_mark_of_a_key_stands_in_every_line_of_it(size: int) -> None:
+    numbers = put_string(b"\x01\0\x01") + put_string(b"\x7f" * (226 + size))
+    key = PublicKey(put_string(b"ssh-rsa") + numbers)
+    for text in loose_ends(key.blob):
+        [line] = lines_with(f"no-pty ssh-rsa {text} me".encode(), (mark_of(key),))
+        identity = read_line(line)
+        assert isinstance(identity, RefusedLine) or identity.key == key  # type: ignore[union-attr]
+
+
+def split_letter_by_letter(line: str) -> tuple[str, str] | None:
+    """As sshd does it; None: a quote is missing."""
+    quoted, position = False, 0
+    while position < len(line) and (quoted or line[position] not in " \t"):
+        if line.startswith('\\"', position):
+            position += 1
+        elif line[position] == '"':
+            quoted = not quoted
+        position += 1
+    return None if quoted else (line[:position], line[position:])
+
+
+@given(st.text('" \\,=\ta', max_size=12))
+def test_options_end_where_sshd_sees_their_end(line: str) -> None:
+    try:
+        found = _split_options(line)
+    except OptionError:
+        assert split_letter_by_letter(line) is None
+    else:
+        assert found == split_letter_by_letter(line)
+
+
+@given(st.text('" \\,\na', max_size=12))
+def test_a_value_ends_at_the_first_quote_that_has_no_backslash(text: str) -> None:
+    ends = [at for at in range(len(text)) if text[at] == '"' and text[at - 1 : at] != "\\"]
+    if not ends:
+        with pytest.raises(OptionError):
+            _take_quoted(f'"{text}')
+    else:
+        value = text[: ends[0]].replace('\\"', '"')
+        assert _take_quoted(f'"{text}') == (value, text[ends[0] + 1 :])
 
 
 def test_huge_file_grants_nothing() -> None:

@@ -29,7 +29,14 @@ from tests.accounts import Account, PamService, make_key, make_pam_service
 from tests.auth.keyring import make_certificate
 from tests.janitor import Janitor
 from tests.needs import need_root
-from tests.privileged.monitor_driver import CONVERSATION_ID, Monitor, receive, token_for
+from tests.privileged.monitor_driver import (
+    CONVERSATION_ID,
+    PATIENCE,
+    Monitor,
+    receive,
+    token_for,
+)
+from tests.processes import wait_until
 
 pytestmark = pytest.mark.privileged
 
@@ -168,6 +175,39 @@ def test_a_file_that_others_may_write_is_not_believed(
         assert "bad ownership or modes for file" in monitor.log
     with Monitor(tmp_path / "lax", "StrictModes no") as monitor:
         assert monitor.try_key(fresh_account.name, fresh_account.key).outcome == ACCEPTED
+
+
+MANY = 40_000
+
+
+def test_a_key_that_says_which_it_is_is_found_among_many(
+    tmp_path: Path, keys: Callable[[str], None], account: Account
+) -> None:
+    stranger = make_key(tmp_path / "stranger")
+    keys(f"{stranger.with_suffix('.pub').read_text()}" * MANY + account.public_key + "\n")
+    with Monitor(tmp_path / "m") as monitor:
+        private = load_private_key(str(account.key))
+        blob = private.public_key.blob
+        token = build_token(account.name, CONVERSATION_ID, private, time.time(), key=blob)
+        assert monitor.try_header(account.name, f"Bearer {token}").outcome == ACCEPTED
+        assert f"authorized_keys:{MANY + 1}" in monitor.log
+
+
+def test_a_key_that_does_not_say_so_is_looked_for_among_the_first_thousand(
+    tmp_path: Path, keys: Callable[[str], None], account: Account
+) -> None:
+    stranger = make_key(tmp_path / "stranger")
+    another = make_key(tmp_path / "another", "ecdsa")
+    others = stranger.with_suffix(".pub").read_text()
+    with Monitor(tmp_path / "m1") as monitor:
+        keys(others * 1000 + account.public_key + "\n")
+        assert monitor.try_key(account.name, account.key).outcome == REFUSED
+        wait_until(
+            lambda: "authorized_keys:1001: too many keys to try" in monitor.log, PATIENCE, "a line"
+        )
+    with Monitor(tmp_path / "m2") as monitor:  # those of other kinds do not count
+        keys(another.with_suffix(".pub").read_text() * 2000 + others * 999 + account.public_key)
+        assert monitor.try_key(account.name, account.key).outcome == ACCEPTED
 
 
 def test_key_files_are_read_with_the_rights_of_the_user(

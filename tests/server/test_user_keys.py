@@ -8,9 +8,18 @@ from pathlib import Path
 import pytest
 
 from sshoq.auth.authorized_keys import MAX_FILE
-from sshoq.server.account import Account
+from sshoq.server.account import Account, find_account
 from sshoq.server.config import LoginConfig, load
-from sshoq.server.user_keys import authorized_keys, expand_tokens, key_files, read_key_file
+from sshoq.server.user_keys import (
+    MAX_LINE_BYTES,
+    MAX_LINES,
+    Allowance,
+    authorized_keys,
+    expand_tokens,
+    key_files,
+    keys_in,
+    read_key_file,
+)
 
 ANN = Account("ann", 1001, 1001, "/home/ann", "/bin/sh", ("ann",))
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDoUCgS0yBYuzF8Cvn0lKh1bqCRFYlp0FqzaaBmNNQhV"
@@ -53,13 +62,57 @@ def test_tokens_are_expanded_once() -> None:
     assert expand_tokens("%u/%%u/%h/%x/%", tricky) == "%h/%u//home/ann/%x/%"
 
 
+def test_a_name_that_is_nobodys_leads_nowhere(tmp_path: Path) -> None:
+    """It is the client's to choose, and could lead out of the directory of the keys."""
+    nobody = find_account("../../home/ann/.ssh/authorized_keys")
+    assert not nobody.exists
+    [path] = key_files(nobody, login_config(tmp_path, "AuthorizedKeysFile /etc/keys/%u"))
+    assert path == "/etc/keys/NOUSER"
+
+
+# --------------------------------------------------------------------------- how much is read
+
+
+def count_found(content: bytes, marks: list[bytes], allowance: Allowance) -> int:
+    return len(list(keys_in("path", content, marks, allowance)))
+
+
+def test_lines_without_the_mark_are_not_counted() -> None:
+    other = KEY.replace("ssh-ed25519", "ssh-rsa")
+    content = f"{other}\n".encode() * 40_000 + KEY.encode()
+    allowance = Allowance()
+    for _ in range(2 * MAX_LINES):
+        allowance.begin_try()
+        assert count_found(content, [b"ssh-ed25519"], allowance) == 1
+    allowance.begin_try()
+    assert count_found(content, [b"ssh-ed25519"], allowance) == 0
+
+
+def test_a_try_and_a_connection_read_only_so_many_lines(capfd: pytest.CaptureFixture[str]) -> None:
+    content = f"{KEY}\n".encode() * (2 * MAX_LINES)
+    allowance = Allowance()
+    found = []
+    for _ in range(3):
+        allowance.begin_try()
+        found.append(count_found(content, [b"ssh-ed25519"], allowance))
+    assert found == [MAX_LINES, MAX_LINES, 0]
+    assert f"path:{MAX_LINES + 1}: too many keys to try" in capfd.readouterr().err
+
+
+def test_a_try_reads_only_so_many_bytes() -> None:
+    line = f'command="{"x" * 50_000}" {KEY}\n'.encode()
+    allowance = Allowance()
+    assert count_found(line * 60, [b""], allowance) == MAX_LINE_BYTES // len(line)
+
+
 def test_a_trusted_file_is_read_line_by_line(tmp_path: Path) -> None:
     home = tmp_path / "home"
     (home / ".ssh").mkdir(parents=True, mode=0o700)
     keys = home / ".ssh/authorized_keys"
     keys.write_text(f"# comment\nnonsense\n{KEY} one\nfrom=\"10.0.0.1\" {KEY}\n")
     keys.chmod(0o600)
-    found = list(authorized_keys(own_account(home), login_config(tmp_path)))
+    config = login_config(tmp_path)
+    found = list(authorized_keys(own_account(home), config, [b"ssh-ed25519"], Allowance()))
     assert [(entry.line, entry.rights.from_patterns) for _, entry in found] == [
         (3, None),
         (4, "10.0.0.1"),
