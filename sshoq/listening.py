@@ -5,9 +5,11 @@ for itself. Nothing here looks up a name or decides whether anybody may listen.
 """
 
 import contextlib
+import errno
 import os
 import socket
 import stat
+import struct
 from collections.abc import Callable, Iterable
 
 BACKLOG = 128
@@ -29,6 +31,14 @@ def addresses_for(host: str | None, *, gateway: bool) -> tuple[str, ...]:
     if host in ("", "*"):
         return WILDCARD
     return LOOPBACK if host == "localhost" else (host,)
+
+
+def is_multicast(ip: str) -> bool:
+    """Whether it is the address of a group, of either family."""
+    for family, first in ((socket.AF_INET, range(224, 240)), (socket.AF_INET6, (0xFF,))):
+        with contextlib.suppress(OSError, ValueError):
+            return socket.inet_pton(family, ip.partition("%")[0])[0] in first
+    return False
 
 
 def family_of(ip: str) -> socket.AddressFamily:
@@ -63,7 +73,8 @@ def listen_at(address: str, port: int, kind: socket.SocketKind) -> socket.socket
     family = family_of(address)
     listener = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
-        if kind == socket.SOCK_STREAM:
+        joins = kind == socket.SOCK_DGRAM and is_multicast(address)
+        if kind == socket.SOCK_STREAM or joins:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -73,10 +84,67 @@ def listen_at(address: str, port: int, kind: socket.SocketKind) -> socket.socket
         listener.bind(where)
         if kind == socket.SOCK_STREAM:
             listener.listen(BACKLOG)
+        if joins:
+            _join_group(listener, family)
     except BaseException:
         listener.close()
         raise
     return listener
+
+
+# --------------------------------------------------------------------------- multicast
+
+# linux/in.h, linux/in6.h, linux/if.h, linux/sockios.h; not all in the socket module.
+_IP_MULTICAST_ALL, _IPV6_MULTICAST_ALL = 49, 29
+_SIOCGIFFLAGS = 0x8913
+_IFF_UP, _IFF_LOOPBACK = 0x1, 0x8
+
+
+def _join_group(listener: socket.socket, family: socket.AddressFamily) -> None:
+    """Become a member of the group it is bound to, on all interfaces but loopback, as the Go
+    programs do. OSError, the last one, if that works on none."""
+    name = listener.getsockname()
+    group = socket.inet_pton(family, name[0].partition("%")[0])
+    only = name[3] if family == socket.AF_INET6 else 0  # a group of one interface
+    failure = OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+    joined = 0
+    for index in [only] if only else _interfaces(listener):
+        try:
+            _join_on(listener, family, group, index)
+            joined += 1
+        except OSError as error:
+            failure = error
+    if not joined:
+        raise failure
+
+
+def _join_on(
+    listener: socket.socket, family: socket.AddressFamily, group: bytes, index: int
+) -> None:
+    """What the same group gets on other interfaces, where others have joined, is not for us."""
+    if family == socket.AF_INET6:
+        listener.setsockopt(socket.IPPROTO_IPV6, _IPV6_MULTICAST_ALL, 0)
+        member = group + struct.pack("I", index)
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, member)
+    else:
+        listener.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
+        member = group + bytes(4) + struct.pack("i", index)
+        listener.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
+
+
+def _interfaces(any_socket: socket.socket) -> list[int]:
+    """Those that are up, without loopback."""
+    import fcntl
+
+    found = []
+    for index, name in socket.if_nameindex():
+        request = struct.pack("16sh14x", os.fsencode(name), 0)
+        with contextlib.suppress(OSError):  # it has gone meanwhile
+            answer = fcntl.ioctl(any_socket.fileno(), _SIOCGIFFLAGS, request)
+            (flags,) = struct.unpack_from("16xH", answer)
+            if flags & _IFF_UP and not flags & _IFF_LOOPBACK:
+                found.append(index)
+    return found
 
 
 class UnixListener:

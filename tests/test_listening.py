@@ -6,12 +6,22 @@ import errno
 import os
 import socket
 import stat
+import subprocess
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from sshoq.listening import LOOPBACK, WILDCARD, UnixListener, addresses_for, open_listeners
+from sshoq.listening import (
+    LOOPBACK,
+    WILDCARD,
+    UnixListener,
+    addresses_for,
+    is_multicast,
+    open_listeners,
+)
+from tests.needs import need_root, need_tools
 
 TCP, UDP = socket.SOCK_STREAM, socket.SOCK_DGRAM
 
@@ -108,3 +118,40 @@ def test_the_umask_is_as_before(tmp_path: Path) -> None:
         assert os.umask(0o22) == 0o22
     finally:
         os.umask(before)
+
+
+@pytest.mark.parametrize(
+    ("ip", "expected"),
+    [
+        ("224.0.0.1", True), ("239.255.255.255", True), ("ff02::1%lo", True), ("ff15::7", True),
+        ("223.255.255.255", False), ("240.0.0.1", False), ("fe80::1", False), ("::", False),
+        ("", False), ("239.test", False),
+    ],
+)  # fmt: skip
+def test_groups_are_told_by_their_address(ip: str, expected: bool) -> None:
+    assert is_multicast(ip) is expected
+
+
+ON_LOOPBACK_ALONE = """\
+import socket
+from sshoq.listening import open_listeners
+try:
+    open_listeners(["239.192.7.7"], 5555, socket.SOCK_DGRAM, print)
+except OSError as error:
+    print(error.strerror)
+"""
+
+
+@pytest.mark.privileged
+def test_a_group_needs_an_interface_besides_loopback() -> None:
+    """Else nobody would ever be heard, and nobody be told."""
+    need_root()
+    need_tools("unshare", "ip")
+    command = ["unshare", "--net", "sh", "-c", 'ip link set lo up; exec "$@"', "sh"]
+    done = subprocess.run(
+        [*command, sys.executable, "-c", ON_LOOPBACK_ALONE],
+        capture_output=True, timeout=60, check=True, cwd=Path(__file__).parents[1],
+    )  # fmt: skip
+    assert done.stdout.decode().splitlines() == [
+        "bind [239.192.7.7]:5555: No such device", "No such device"
+    ]

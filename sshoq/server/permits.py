@@ -4,7 +4,7 @@ sshd_config and the key's options must both allow it.
 """
 
 from sshoq.config.permitted import LOOPBACK, may_listen, may_open, parse_places
-from sshoq.listening import addresses_for
+from sshoq.listening import addresses_for, is_multicast
 from sshoq.server.privsep import Dial
 from sshoq.server.rights import LoginRights
 
@@ -61,8 +61,9 @@ class Permits:
         )
 
     def listen_addresses(self, host: str) -> tuple[str, ...]:
-        """GatewayPorts: what becomes of the address that the client asked for."""
-        if self._gateway == "yes":
+        """GatewayPorts: what becomes of the address that the client asked for. A group of
+        multicast has no other address that would do."""
+        if self._gateway == "yes" and not is_multicast(host):
             return addresses_for("", gateway=True)
         if self._gateway == "no" and host not in LOOPBACK:
             return addresses_for(None, gateway=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -12,6 +13,8 @@ import pytest
 
 from tests.accounts import Account
 from tests.janitor import Janitor
+from tests.needs import need_device, need_root, need_tools
+from tests.netns import Link, delay_link
 from tests.processes import wait_until
 from tests.programs import Client, Server, Sshoq, free_port
 from tests.scenarios.conftest import ClientFactory, ServerFactory, server_factory
@@ -162,3 +165,86 @@ def test_the_session_ends_without_waiting_for_datagrams(
     assert ask(near, b"x", callers[0]) == b"echo:x"
     process.communicate(b"end\n", timeout=10)
     assert process.returncode == 0
+
+
+# --------------------------------------------------------------------------- multicast
+
+ECHO = """\
+import socket
+end = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+end.bind(("127.0.0.1", 7777))
+print("ready", flush=True)
+while True:
+    data, sender = end.recvfrom(65536)
+    end.sendto(b"echo:" + data, sender)
+"""
+
+ASK = """\
+import socket, sys
+family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+[(_, _, _, _, where)] = socket.getaddrinfo(*sys.argv[1:3], family, socket.SOCK_DGRAM)
+end = socket.socket(family, socket.SOCK_DGRAM)
+end.settimeout(0.5)
+wire = socket.if_nametoindex("wire")
+if family == socket.AF_INET6:
+    end.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, wire)
+else:
+    member = bytes(8) + wire.to_bytes(4, sys.byteorder)
+    end.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, member)
+for _ in range(30):
+    end.sendto(b"who is there?", where)
+    try:
+        print(end.recv(65536).decode())
+        break
+    except TimeoutError:
+        pass
+"""
+
+
+@pytest.fixture
+def link() -> Iterator[Link]:
+    need_root()
+    need_device("/dev/net/tun")
+    need_tools("ip", "nsenter")
+    with delay_link() as made:
+        yield made
+
+
+@pytest.mark.parametrize("group", ["239.192.7.7", "ff15::7:7"])
+@pytest.mark.parametrize("side", ["here", "there"])
+def test_a_group_can_be_listened_to(
+    link: Link,
+    sshoq: Sshoq,
+    start_server: ServerFactory,
+    connect: ClientFactory,
+    account: Account,
+    side: str,
+    group: str,
+) -> None:
+    """Client and server in two namespaces; whoever asks the group is in the one that does not
+    listen."""
+    settings = ["GatewayPorts clientspecified"]
+    server = start_server(sshoq, settings, host=link.address_a, prefix=link.prefix_a)
+    client = connect(server, account)
+    client.prefix = link.prefix_b
+    # Who asks is at the other side, and so is who answers: the far end of the forwarding.
+    asking, flag = {"here": (link.prefix_a, "-L"), "there": (link.prefix_b, "-R")}[side]
+    echo = subprocess.Popen(
+        [*asking, sys.executable, "-c", ECHO], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    assert echo.stdout is not None
+    assert echo.stdout.readline() == b"ready\n"
+    process = client.start(
+        "echo ready; exec cat", flags=[flag, f"udp:[{group}]:5555:127.0.0.1:7777"]
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        done = subprocess.run(
+            [*asking, sys.executable, "-c", ASK, group, "5555"], capture_output=True, timeout=60
+        )
+        assert done.stdout == b"echo:who is there?\n", (done.stderr, server.log()[-2000:])
+    finally:
+        for one in (echo, process):
+            one.kill()
+            one.communicate(timeout=20)
