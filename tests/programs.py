@@ -32,7 +32,7 @@ from tests.processes import (
     wait_until,
 )
 
-START_TIMEOUT = 20.0
+START_TIMEOUT = 30.0
 RUN_TIMEOUT = 60.0
 # Below the range the kernel takes client ports from, so that nobody takes a port between our look
 # and the bind.
@@ -282,7 +282,7 @@ class Server:
     def end_main(self, number: int = signal.SIGTERM) -> None:
         """End the main process alone; connections are its heirs."""
         self._process.send_signal(number)
-        self._process.wait(timeout=10)
+        self._process.wait(timeout=30)
 
     def reload(self) -> None:
         self._process.send_signal(signal.SIGHUP)
@@ -293,11 +293,11 @@ class Server:
         if self._process.poll() is None:
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(timeout=5)
+                self._process.wait(timeout=30)
         for process in [*leftovers, *self.processes()]:
             end_process(process)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=5)
+            self._process.wait(timeout=30)
 
 
 class Client:

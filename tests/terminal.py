@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 
-EXPECT_TIMEOUT = 15.0
+EXPECT_TIMEOUT = 30.0
 # A program that floods the terminal must not fill our memory: what is older than this cannot be
 # expected any more.
 KEPT = 1 << 20
@@ -55,7 +55,7 @@ class Terminal:
     ) -> None:
         if self.process.poll() is None:
             self.process.kill()
-            self.process.wait(timeout=10)
+            self.process.wait(timeout=30)
         os.close(self._slave)
         os.close(self._master)
 

@@ -43,7 +43,7 @@ from sshoq.wire import Message
 from tests.accounts import Account, make_key
 from tests.processes import Process, descendants, is_running, read_process, wait_until
 
-PATIENCE = 20.0
+PATIENCE = 30.0
 CONVERSATION_ID = bytes(range(32))
 
 SomeMessage = TypeVar("SomeMessage", bound=Message)

@@ -18,7 +18,7 @@ from tests.processes import Process, is_running, processes_of, wait_until
 
 pytestmark = pytest.mark.privileged
 
-PATIENCE = 15.0
+PATIENCE = 30.0
 
 
 @pytest.fixture(autouse=True)

@@ -321,7 +321,7 @@ def test_signals_go_to_the_whole_group(tmp_path: Path, account: Account) -> None
         assert program.wait().signal == "TERM"
         wait_until(
             lambda: "sleep" not in [one.name for one in processes_of(account.uid)],
-            10,
+            30,
             "the child has got the signal, too",
         )
 
@@ -334,7 +334,7 @@ def test_forced_commands_are_not_signalled(
         program = monitor.start("x")
         monitor.leader.send(SignalProgram(program.session, "KILL"))
         refusal = "refusing to send signal KILL to forced-command session"
-        wait_until(lambda: refusal in monitor.log, 20, "the refusal is logged")
+        wait_until(lambda: refusal in monitor.log, 30, "the refusal is logged")
         os.write(program.descriptors[0], b"\n")
         assert program.wait() == ProgramExited(program.session, 5, "", False)
 
@@ -345,12 +345,12 @@ def test_closing_a_session_hangs_up_what_runs_in_it(tmp_path: Path, account: Acc
         program = monitor.start("sleep 1002 & sleep 1003")
         wait_until(
             lambda: [one.name for one in processes_of(account.uid)].count("sleep") == 2,
-            10,
+            30,
             "both run",
         )
         monitor.leader.send(CloseSession(program.session))
         wait_until(
-            lambda: "sleep" not in [one.name for one in processes_of(account.uid)], 10, "hung up"
+            lambda: "sleep" not in [one.name for one in processes_of(account.uid)], 30, "hung up"
         )
 
 

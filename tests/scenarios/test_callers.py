@@ -198,7 +198,7 @@ class TestAnsible:
         assert "pong" in ansible("-m", "ping", env=settings)
         assert path.stat().st_ino == before
         caller.run(str(caller.program), "-S", str(path), "-O", "exit", caller.remote)
-        wait_until(lambda: not path.exists(), 10, "the master has gone")
+        wait_until(lambda: not path.exists(), 30, "the master has gone")
 
     def test_a_command_that_fails_is_a_failure(self, caller: Caller) -> None:
         need_tools("ansible", REMOTE_PYTHON)
@@ -271,13 +271,13 @@ def test_autossh_brings_a_forwarding_back(caller: Caller, website: int) -> None:
         wait_until(lambda: _page(port) == b"a page", 30, "the forwarding works again")
     finally:
         running.terminate()
-        running.wait(timeout=20)
-    wait_until(lambda: _page(port) is None, 10, "nobody listens any more")
+        running.wait(timeout=30)
+    wait_until(lambda: _page(port) is None, 30, "nobody listens any more")
 
 
 def _page(port: int) -> bytes | None:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/page", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/page", timeout=30) as answer:
             return bytes(answer.read())
     except OSError:
         return None
@@ -337,7 +337,7 @@ def test_docker_talks_through_standard_input_and_output(caller: Caller) -> None:
             running.stdin.flush()
             assert running.stdout.read(len(turn)) == turn
         running.stdin.close()
-        assert running.wait(timeout=20) == 0
+        assert running.wait(timeout=30) == 0
 
 
 @pytest.fixture

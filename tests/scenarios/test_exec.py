@@ -91,7 +91,7 @@ def test_a_reader_that_stops_ends_an_endless_command(client: Client) -> None:
     assert running.stdout.readline() == b"y\n"
     running.stdout.close()
     running.wait(timeout=30)
-    wait_until(lambda: not os.path.exists(f"/proc/{far_pid}"), 10, "yes has ended")
+    wait_until(lambda: not os.path.exists(f"/proc/{far_pid}"), 30, "yes has ended")
     close(running)
 
 
@@ -110,7 +110,7 @@ def test_a_background_job_with_closed_streams_does_not_hold_the_session(
     job = int(done)
     assert os.path.exists(f"/proc/{job}")
     fifo.write_bytes(b"")
-    wait_until(lambda: not os.path.exists(f"/proc/{job}"), 10, "the job has ended")
+    wait_until(lambda: not os.path.exists(f"/proc/{job}"), 30, "the job has ended")
     fifo.unlink()
 
 

@@ -177,7 +177,7 @@ def test_the_files_belong_to_the_user(
     client.copies("one", f"%{folder}/one")
     state = (folder / "one").stat()
     assert (state.st_uid, state.st_gid) == (account.uid, account.gid)
-    wait_until(lambda: not processes_of(account.uid), 10, "the end of all the user's processes")
+    wait_until(lambda: not processes_of(account.uid), 30, "the end of all the user's processes")
 
 
 def test_links_at_the_server_are_followed_unless_told_otherwise(
@@ -355,9 +355,9 @@ def test_an_interrupted_copy_leaves_nothing_and_is_130(
     process = subprocess.Popen(
         client.scp_command(*words), env=client.environment(), cwd=tmp_path, stderr=subprocess.PIPE
     )
-    wait_until(lambda: any(target.parent.glob(".sshoq-*")), 20, "the copy under way")
+    wait_until(lambda: any(target.parent.glob(".sshoq-*")), 30, "the copy under way")
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=30)
     assert (process.returncode, errors) == (130, b"")
     assert [path.name for path in target.parent.glob(".sshoq-*")] == []
     assert not target.exists()
@@ -519,7 +519,7 @@ def test_tab_completes_names_here_and_there(
     assert (folder / "only here").read_text() == "here"
     terminal.send("mk\tmade\n")
     terminal.expect("sftp> ")
-    wait_until((folder / "made").is_dir, 10, "the directory")
+    wait_until((folder / "made").is_dir, 30, "the directory")
 
 
 # --------------------------------------------------------------------------- who may

@@ -84,7 +84,7 @@ def running(client: Client) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     yield start
     for process in started:
         process.kill()
-        process.communicate(timeout=10)
+        process.communicate(timeout=30)
 
 
 def ask(target: int | str, data: bytes = BLOB) -> bytes:
@@ -157,7 +157,7 @@ def test_the_server_chooses_a_remote_port(client: Client, echo_port: int) -> Non
     assert match is not None, line
     assert ask(int(match[1]), b"x") == b"echo:x"
     process.kill()
-    process.communicate(timeout=10)
+    process.communicate(timeout=30)
 
 
 def test_unix_sockets_at_both_sides(
@@ -253,7 +253,7 @@ def test_standard_input_as_a_connection_ends_with_the_far_side(client: Client) -
             connection.shutdown(socket.SHUT_WR)
             assert process.stdout is not None
             assert process.stdout.read() == b"all of it"
-            assert process.wait(timeout=10) == 0
+            assert process.wait(timeout=30) == 0
         process.communicate()
 
 
@@ -295,10 +295,10 @@ def test_the_agent_can_be_taken_along(client: Client, account: Account, tmp_path
         ["ssh-agent", "-D", "-a", address], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        wait_until(lambda: os.path.exists(address), 10, "the agent listens")
+        wait_until(lambda: os.path.exists(address), 30, "the agent listens")
         env = {"SSH_AUTH_SOCK": address}
         subprocess.run(
-            ["ssh-add", "-q", str(account.key)], env=client.environment(env), check=True, timeout=10
+            ["ssh-add", "-q", str(account.key)], env=client.environment(env), check=True, timeout=30
         )
         listed = client.output("ssh-add -L", flags=["-A"], env=env).decode()
         assert account.public_key.split()[1] in listed
@@ -306,17 +306,17 @@ def test_the_agent_can_be_taken_along(client: Client, account: Account, tmp_path
         assert done.returncode == 2
     finally:
         agent.terminate()
-        agent.wait(timeout=10)
+        agent.wait(timeout=30)
 
 
 def test_without_a_command_the_forwards_alone_run(client: Client, echo_port: int) -> None:
     port = free_port("tcp")
     flags = ["-N", "-L", f"{port}:127.0.0.1:{echo_port}"]
     process = client.start(flags=flags)
-    wait_until(lambda: is_open(port), 20, "the forward stands")
+    wait_until(lambda: is_open(port), 30, "the forward stands")
     assert ask(port, b"x") == b"echo:x"
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=10) == 0
+    assert process.wait(timeout=30) == 0
     process.communicate()
 
 
@@ -339,7 +339,7 @@ def test_the_client_goes_to_the_background_after_login(
     assert done.returncode == 0
     assert ask(port, b"x") == b"echo:x"
     running.unlink()
-    wait_until(lambda: not is_open(port), 10, "the client in the background has ended")
+    wait_until(lambda: not is_open(port), 30, "the client in the background has ended")
 
 
 def is_open(port: int) -> bool:
@@ -392,10 +392,10 @@ class TestSharing:
     @pytest.fixture
     def master(self, client: Client, path: str) -> Iterator[subprocess.Popen[bytes]]:
         process = client.start(flags=["-N", "-M", "-S", path])
-        wait_until(lambda: os.path.exists(path), 20, "the master listens")
+        wait_until(lambda: os.path.exists(path), 30, "the master listens")
         yield process
         process.kill()
-        process.communicate(timeout=10)
+        process.communicate(timeout=30)
 
     @pytest.mark.usefixtures("master")
     def test_a_second_client_shares_the_connection(self, client: Client, path: str) -> None:
@@ -412,7 +412,7 @@ class TestSharing:
         assert (done.returncode, done.stderr.decode().strip()) == (0, expected)
         done = client.run(flags=["-S", path, "-O", "exit"])
         assert (done.returncode, done.stderr.strip()) == (0, b"Exit request sent.")
-        master.wait(timeout=10)
+        master.wait(timeout=30)
 
     @pytest.mark.usefixtures("master")
     def test_a_forward_can_be_added_and_taken_away(
@@ -434,7 +434,7 @@ class TestSharing:
         assert client.output("echo two", flags=own_control) == b"two\n"
         assert client.server.log().count("Accepted publickey") == before
         assert client.run(flags=["-S", path, "-O", "exit"]).returncode == 0
-        wait_until(lambda: not os.path.exists(path), 10, "the master is gone")
+        wait_until(lambda: not os.path.exists(path), 30, "the master is gone")
 
     @pytest.fixture
     def own_control(self, path: str) -> list[str]:

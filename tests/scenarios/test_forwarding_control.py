@@ -73,7 +73,7 @@ def running() -> Iterator[Running]:
     yield start
     for process in started:
         process.kill()
-        process.communicate(timeout=10)
+        process.communicate(timeout=30)
 
 
 def curl(client: Client, *words: str) -> bytes:
@@ -130,8 +130,8 @@ def test_a_remote_listener_goes_with_the_client(
     process = running(client, "-R", f"{port}:127.0.0.1:{echo_port}")
     assert ask(port, b"x") == b"echo:x"
     process.send_signal(signal.SIGTERM)
-    process.wait(timeout=10)
-    wait_until(lambda: not is_open(port), 10, "the listener is gone")
+    process.wait(timeout=30)
+    wait_until(lambda: not is_open(port), 30, "the listener is gone")
 
 
 def test_a_busy_remote_port_is_a_warning_or_the_end(client: Client) -> None:
@@ -154,7 +154,7 @@ def test_open_connections_outlive_the_session(client: Client, echo_port: int) ->
     assert process.stdout is not None
     assert process.stdin is not None
     assert process.stdout.readline() == b"ready\n"
-    with socket.create_connection(("127.0.0.1", port), 10) as connection:
+    with socket.create_connection(("127.0.0.1", port), 30) as connection:
         assert connection.recv(5) == b"echo:"
         process.stdin.write(b"end\n")
         process.stdin.flush()
@@ -162,7 +162,7 @@ def test_open_connections_outlive_the_session(client: Client, echo_port: int) ->
         connection.sendall(b"still")
         assert connection.recv(5) == b"still"
         assert process.poll() is None
-    process.communicate(timeout=10)
+    process.communicate(timeout=30)
     assert process.returncode == 0
 
 
@@ -171,7 +171,7 @@ def test_half_close_of_each_side_keeps_the_other_open(client: Client, running: R
     with socket.create_server(("127.0.0.1", 0)) as target:
         running(client, "-L", f"{port}:127.0.0.1:{target.getsockname()[1]}")
         for near_first in (True, False):
-            with socket.create_connection(("127.0.0.1", port), 10) as near:
+            with socket.create_connection(("127.0.0.1", port), 30) as near:
                 far, _ = target.accept()
                 with far:
                     first, second = (near, far) if near_first else (far, near)
@@ -184,7 +184,7 @@ def test_half_close_of_each_side_keeps_the_other_open(client: Client, running: R
 
 
 def read_all(connection: socket.socket) -> bytes:
-    connection.settimeout(10)
+    connection.settimeout(30)
     data = b""
     while part := connection.recv(65536):
         data += part
@@ -207,7 +207,7 @@ def test_a_unix_socket_at_the_server_has_its_mask_and_goes_with_the_client(
     assert (status.st_uid, status.st_mode & 0o777) == (account.uid, 0o660)
     assert ask(str(path), b"x") == b"echo:x"
     process.send_signal(signal.SIGTERM)
-    wait_until(lambda: not path.exists(), 10, "the socket is gone")
+    wait_until(lambda: not path.exists(), 30, "the socket is gone")
 
 
 @pytest.mark.parametrize(
@@ -310,7 +310,7 @@ def test_the_agent_socket_is_the_users_and_goes_with_the_login(
         output = client.output(script, flags=["-A"], env=env).decode().splitlines()
         assert re.match(rf"{account.home}/\.ssh/agent/s\.\w+\.sshoq\.\w+$", output[0])
         assert output[1:] == [f"600 {account.name}", f"700 {account.name}"]
-    wait_until(lambda: not os.path.exists(output[0]), 10, "the socket is gone")
+    wait_until(lambda: not os.path.exists(output[0]), 30, "the socket is gone")
 
 
 def test_the_agent_is_not_let_in_when_forbidden(
@@ -329,8 +329,8 @@ def agent_at(path: Path) -> Iterator[str]:
         ["ssh-agent", "-D", "-a", str(path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        wait_until(path.exists, 10, "the agent listens")
+        wait_until(path.exists, 30, "the agent listens")
         yield str(path)
     finally:
         agent.terminate()
-        agent.wait(timeout=10)
+        agent.wait(timeout=30)

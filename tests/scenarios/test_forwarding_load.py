@@ -54,10 +54,10 @@ def forward(client: Client, echo_port: int) -> Iterator[tuple[int, subprocess.Po
     """The port of a standing forward, and the client that holds it."""
     port = free_port("tcp")
     process = client.start(flags=["-N", "-L", f"{port}:127.0.0.1:{echo_port}"])
-    wait_until(lambda: is_open(port), 20, "the forward stands")
+    wait_until(lambda: is_open(port), 30, "the forward stands")
     yield port, process
     process.kill()
-    process.communicate(timeout=10)
+    process.communicate(timeout=30)
 
 
 def is_open(port: int) -> bool:
@@ -110,6 +110,6 @@ def test_many_one_after_another_leave_nothing(
     before, memory = count(), {pid: unshared_bytes(pid) for pid in count()}
     for number in range(IN_SEQUENCE):
         assert ask(port, b"%d" % number) == b"echo:%d" % number
-    wait_until(lambda: count() == before, 10, f"descriptors as before: {before}")
+    wait_until(lambda: count() == before, 30, f"descriptors as before: {before}")
     for pid, size in memory.items():
         assert unshared_bytes(pid) - size < MEMORY, pid

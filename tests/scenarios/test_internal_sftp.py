@@ -232,7 +232,7 @@ def test_its_process_ends_with_the_client(
     assert process.stdout.read(5)[4:] == b"\2"
     assert processes_of(nologin.uid)
     process.kill()
-    process.communicate(timeout=10)
+    process.communicate(timeout=30)
     wait_until(lambda: not processes_of(nologin.uid), 30, "all of the user's processes are gone")
 
 

@@ -172,10 +172,10 @@ def agent(tmp_path: Path) -> Iterator[dict[str, str]]:
     process = subprocess.Popen(
         ["ssh-agent", "-D", "-a", path], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    wait_until(path.exists, 10, "the agent listens")
+    wait_until(path.exists, 30, "the agent listens")
     yield {"SSH_AUTH_SOCK": str(path)}
     process.terminate()
-    process.wait(timeout=10)
+    process.wait(timeout=30)
 
 
 def held_by(agent: dict[str, str]) -> list[str]:
@@ -275,7 +275,7 @@ class TestCommandLine:
             terminal.expect("ssh> ")
             terminal.send(f"-L {spec}\r")
             terminal.expect(r"Forwarding port\.\r")
-            with socket.create_connection(("127.0.0.1", port), timeout=10) as caller:
+            with socket.create_connection(("127.0.0.1", port), timeout=30) as caller:
                 connection, _ = echo.accept()
                 with connection:
                     caller.sendall(b"through")
@@ -293,7 +293,7 @@ class TestCommandLine:
                 terminal.send(f"{line}\r")
                 terminal.expect(answer)
             with pytest.raises(ConnectionRefusedError):
-                socket.create_connection(("127.0.0.1", port), timeout=10)
+                socket.create_connection(("127.0.0.1", port), timeout=30)
             terminal.send("\rexit\r")
             assert terminal.wait() == 0, target.log()
 
@@ -313,7 +313,7 @@ class TestCommandLine:
             terminal.expect("ssh> ")
             terminal.send(f"{line}\r")
             terminal.expect(answer)
-        wait_until(lambda: not _is_open(port), 10, "the server no longer listens")
+        wait_until(lambda: not _is_open(port), 30, "the server no longer listens")
         terminal.send("\rexit\r")
         assert terminal.wait() == 0
 

@@ -19,7 +19,7 @@ from tests.scenarios.conftest import ServerFactory
 
 pytestmark = pytest.mark.privileged
 
-PATIENCE = 20.0
+PATIENCE = 30.0
 
 
 class AddressTranslator:

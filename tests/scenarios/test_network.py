@@ -100,14 +100,14 @@ def test_the_server_gives_up_on_a_silent_client(
     cut(link)
     wait_until(lambda: not processes_of(fresh_account.uid), 45, "the user's processes are gone")
     running.kill()
-    running.communicate(timeout=10)
+    running.communicate(timeout=30)
 
 
 def test_nobody_at_the_port_is_said_so(make_link: MakeLink, across: Across) -> None:
     """Refusal (TCP's reset, UDP's port unreachable) is known at once, not after a timeout."""
     client = across(make_link())
     client.server.stop()
-    done = client.run("true", flags=["-o", "ConnectTimeout=30"], timeout=20)
+    done = client.run("true", flags=["-o", "ConnectTimeout=90"], timeout=30)
     assert done.returncode == 255
     expected = f"connect to host {Link.address_a} port {client.server.port}: Connection refused"
     assert expected in done.stderr.decode()
@@ -116,7 +116,7 @@ def test_nobody_at_the_port_is_said_so(make_link: MakeLink, across: Across) -> N
 def test_silence_ends_with_the_connect_timeout(make_link: MakeLink, across: Across) -> None:
     link = make_link(loss=1.0)
     client = across(link)
-    done = client.run("true", flags=["-o", "ConnectTimeout=1"], timeout=20)
+    done = client.run("true", flags=["-o", "ConnectTimeout=1"], timeout=30)
     assert done.returncode == 255
     expected = f"connect to host {Link.address_a} port {client.server.port}: Connection timed out"
     assert expected in done.stderr.decode()

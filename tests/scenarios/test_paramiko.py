@@ -123,7 +123,7 @@ def test_waiting_for_output_has_a_limit(transport: Transport) -> None:
         channel.recv(1)
     channel.settimeout(None)
     channel.sendall(b"now")
-    wait_until(channel.recv_ready, 20, "something to read")
+    wait_until(channel.recv_ready, 30, "something to read")
     assert channel.recv(10) == b"now"
     assert not channel.exit_status_ready()
     channel.shutdown_write()
@@ -156,7 +156,7 @@ def test_what_was_sent_arrives_though_the_channel_is_closed_at_once(
         channel.exec_command("cat >closed.txt")
         channel.sendall(BLOB)
     path = account.home / "closed.txt"
-    wait_until(lambda: path.exists() and path.stat().st_size == len(BLOB), 20, "all has arrived")
+    wait_until(lambda: path.exists() and path.stat().st_size == len(BLOB), 30, "all has arrived")
     path.unlink()
 
 
@@ -168,7 +168,7 @@ def test_closing_ends_the_command(transport: Transport, account: Account) -> Non
     assert channel.recv(1) == b""
     with pytest.raises(OSError, match="closed"):
         channel.send(b"x")
-    wait_until(lambda: not (account.home / "running").exists(), 20, "the command has ended")
+    wait_until(lambda: not (account.home / "running").exists(), 30, "the command has ended")
 
 
 def test_files_by_sftp(user: SSHClient, client: Client, account: Account) -> None:

@@ -114,12 +114,12 @@ def test_a_closed_port_is_said_and_ends_ssh(behind: Behind) -> None:
 def test_nothing_is_left_when_ssh_is_gone(behind: Behind) -> None:
     """Ended in good order, and killed: our client goes with it."""
     assert behind.output(*behind.ssh, "behind", "echo done") == b"done\n"
-    wait_until(lambda: not processes_with(MARK, VALUE), 10, "all programs have ended")
+    wait_until(lambda: not processes_with(MARK, VALUE), 30, "all programs have ended")
     with behind.start(*behind.ssh, "behind", "echo ready; cat") as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         process.kill()
-    wait_until(lambda: not processes_with(MARK, VALUE), 10, "all programs have ended")
+    wait_until(lambda: not processes_with(MARK, VALUE), 30, "all programs have ended")
 
 
 def test_many_at_the_same_time(behind: Behind) -> None:
@@ -209,9 +209,9 @@ def test_a_forward_of_ssh_works_within(behind: Behind) -> None:
         with behind.start(*command) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == b"ready\n"
-            with socket.create_connection(("127.0.0.1", port), 10) as near:
+            with socket.create_connection(("127.0.0.1", port), 30) as near:
                 far, _ = target.accept()
                 with far:
                     far.sendall(b"hello")
                     assert near.recv(5) == b"hello"
-            process.communicate(b"", timeout=10)
+            process.communicate(b"", timeout=30)

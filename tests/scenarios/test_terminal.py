@@ -184,4 +184,4 @@ def test_hanging_up_reaches_what_runs_in_the_terminal(
     terminal.send("\r~.")
     terminal.wait()
     path = account.home / "hangup.txt"
-    wait_until(lambda: path.exists() and path.read_text() == "hung up\n", 10, "HUP arrived")
+    wait_until(lambda: path.exists() and path.read_text() == "hung up\n", 30, "HUP arrived")

@@ -21,7 +21,7 @@ from tests.scenarios.conftest import ClientFactory, ServerFactory, server_factor
 
 pytestmark = pytest.mark.privileged
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def running(client: Client) -> Iterator[Running]:
     yield start
     for process in started:
         process.kill()
-        process.communicate(timeout=10)
+        process.communicate(timeout=30)
 
 
 def ask(port: int, data: bytes, caller: socket.socket) -> bytes:
@@ -163,7 +163,7 @@ def test_the_session_ends_without_waiting_for_datagrams(
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
     assert ask(near, b"x", callers[0]) == b"echo:x"
-    process.communicate(b"end\n", timeout=10)
+    process.communicate(b"end\n", timeout=30)
     assert process.returncode == 0
 
 

@@ -67,7 +67,7 @@ def screen(janitor: Janitor) -> Iterator[Screen]:
     note_cookie(authority, number, cookie)
     yield Screen(number, cookie, authority)
     process.terminate()
-    process.wait(timeout=20)
+    process.wait(timeout=30)
     log.close()
 
 
@@ -225,7 +225,7 @@ def test_the_display_goes_with_the_session(client: Client, screen: Screen) -> No
     match = FORWARDED.fullmatch(ours)
     assert match is not None
     port = 6000 + int(match[1])
-    wait_until(lambda: not listeners_on(port), 20, "nobody listens there")
+    wait_until(lambda: not listeners_on(port), 30, "nobody listens there")
 
 
 def listeners_on(port: int) -> list[str]:
@@ -258,7 +258,7 @@ def test_shared_sessions_get_a_display_if_they_ask(
         assert run(client, screen, "echo $DISPLAY", "-x", *shared).stdout == b"\n"
     finally:
         master.terminate()
-        master.communicate(timeout=20)
+        master.communicate(timeout=30)
 
 
 # --------------------------------------------------------------------------- the server's word
