@@ -27,6 +27,7 @@ from sshoq.protocol.messages import (
     AgentReq,
     Break,
     ChannelRequest,
+    EndOfWrite,
     Env,
     Exec,
     PtyReq,
@@ -53,8 +54,9 @@ FAILED = 255
 BREAK_MILLISECONDS = 1000
 
 MAX_DISCARDED = 1 << 20
-"""Output that nobody reads any more (`| head`) is taken up to here, for the exit status behind
-it."""
+"""Output that nobody reads any more is taken up to here, for the exit status behind it, where the
+server cannot be told.
+"""
 
 END_OF_TRANSMISSION = b"\x04"
 
@@ -281,8 +283,17 @@ class SessionRun:
             sink.close()
 
     async def _pass_by(self, source: Source) -> None:
-        if not await _discard(source, MAX_DISCARDED):
+        """As ssh: a program without a terminal is told by SIGPIPE, and may end in its own way."""
+        if source is self._channel and self._can_end_output:
+            self._request(EndOfWrite())
+            await _discard(source)
+        elif not await _discard(source, MAX_DISCARDED):
             self._channel.close()
+
+    @property
+    def _can_end_output(self) -> bool:
+        supports = self._channel.state.traits.supports
+        return not self._has_terminal and supports(Extension.EOW)
 
     async def _feed(self) -> None:
         with contextlib.suppress(SinkClosed):
@@ -496,11 +507,12 @@ class _EscapedSource:
             self._items.extend(self._escapes.feed(data))
 
 
-async def _discard(source: Source, most: int) -> bool:
+async def _discard(source: Source, most: int | None = None) -> bool:
     """Read to the end and forget. False: there is more than `most`."""
+    count = 0
     while data := await source.read():
-        most -= len(data)
-        if most < 0:
+        count += len(data)
+        if most is not None and count > most:
             return False
     return True
 

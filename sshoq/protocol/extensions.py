@@ -45,13 +45,15 @@ class Extension(IntFlag):
     """Message 101 on a session means nothing, and is answered if it says so."""
     FILES = 1 << 14
     """File transfer: a request that puts one file in the place of another."""
+    EOW = 1 << 15
+    """Channel request `eow@openssh.com`."""
 
 
 OURS = (
     Extension.EARLY | Extension.EOF | Extension.REPLY | Extension.ENV | Extension.SUBSYSTEM
     | Extension.FORWARD | Extension.AGENT | Extension.X11 | Extension.BANNER | Extension.SIGNAL
     | Extension.CERTIFICATE | Extension.SECURITY_KEY | Extension.NAMED_KEY
-    | Extension.CHAFF | Extension.FILES
+    | Extension.CHAFF | Extension.FILES | Extension.EOW
 )
 """What this version implements."""
 

@@ -512,6 +512,12 @@ class Break(ChannelRequest, name="break", needs=Extension.SIGNAL):
     milliseconds: Varint
 
 
+class EndOfWrite(ChannelRequest, name="eow@openssh.com", needs=Extension.EOW):
+    """OpenSSH's PROTOCOL 2.1: nobody reads the program's output any more. Its errors and its status
+    are still wanted.
+    """
+
+
 class ExitStatus(ChannelRequest, name="exit-status"):
     """RFC 4254 6.10: the program ended by itself."""
 

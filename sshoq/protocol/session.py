@@ -22,6 +22,7 @@ from sshoq.protocol.messages import (
     AgentReq,
     Break,
     ChannelRequest,
+    EndOfWrite,
     Env,
     Exec,
     ExitSignal,
@@ -71,10 +72,11 @@ _WHEN: dict[type[ChannelRequest], Phase] = {
     WindowChange: Phase.LARVAL | Phase.RUNNING,
     Signal: Phase.RUNNING,
     Break: Phase.RUNNING,
+    EndOfWrite: Phase.RUNNING,
 }
 """All that clients may ask, and when it can be granted."""
 
-_MAY_MISS = (WindowChange, Signal, Break)
+_MAY_MISS = (WindowChange, Signal, Break, EndOfWrite)
 """Requests that cross with the end of the program, or that Go clients send without need."""
 
 

@@ -26,6 +26,7 @@ from sshoq.protocol.messages import (
     DirectTcpip,
     DirectUdp,
     DirectUdpip,
+    EndOfWrite,
     Env,
     Exec,
     ExitSignal,
@@ -182,6 +183,7 @@ class SessionHost:
         self._environment: list[bytes] = []
         self._master: int | None = None
         self._ends: list[FdSource | FdSink] = []
+        self._output: FdSource | None = None
         self._relaying: asyncio.Task[None] | None = None
         self._told_end = False
         channel.watcher = self._state.watch
@@ -294,6 +296,13 @@ class SessionHost:
         termios.tcsendbreak(self._master, 0)
         return True
 
+    async def _end_output(self, request: EndOfWrite) -> bool:
+        """The program hears of it by SIGPIPE. A terminal has no end that could be closed."""
+        if self._output is None:
+            return False
+        self._output.close()
+        return True
+
     # ------------------------------------------------------------------ the program
 
     async def _relay(
@@ -322,6 +331,7 @@ class SessionHost:
             os.set_blocking(pipe, False)
         stdin, stdout, stderr = FdSink(pipes[0]), FdSource(pipes[1]), FdSource(pipes[2])
         self._ends += (stdin, stdout, stderr)
+        self._output = stdout
         return stdin, [(stdout, output), (stderr, ExtendedSink(self._channel))]
 
     async def _feed(self, stdin: FdSink) -> None:
@@ -389,4 +399,5 @@ _GRANTS: dict[type[ChannelRequest], Callable[..., Awaitable[bool]]] = {
     WindowChange: SessionHost._resize,
     Signal: SessionHost._send_signal,
     Break: SessionHost._send_break,
+    EndOfWrite: SessionHost._end_output,
 }

@@ -32,6 +32,7 @@ from sshoq.protocol.messages import (
     Break,
     ChannelHeader,
     ChannelRequest,
+    EndOfWrite,
     Env,
     Exec,
     ExitSignal,
@@ -396,15 +397,46 @@ def test_output_that_nobody_reads_still_gives_the_status(ends: Ends) -> None:
     assert run(ends, SessionWish("yes"), server).ending == Ending(5)
 
 
-def test_endless_output_that_nobody_reads_ends_the_session(ends: Ends) -> None:
+def test_a_server_is_told_that_nobody_reads_and_the_session_goes_on(ends: Ends) -> None:
+    """As long as it likes: a program that ignores the broken pipe still ends in its own way."""
+
     async def server(conversation: FakeConversation) -> None:
         conversation.accept(True)
+        conversation.say(conversation.server.data(b"x"))
+        await conversation.until(lambda: EndOfWrite() in conversation.requests)
+        for _ in range(60):
+            conversation.say(conversation.server.data(b"y\n" * 30_000))
+            await asyncio.sleep(0)
+        conversation.end(7)
+
+    os.close(ends.output)
+    outcome = run(ends, SessionWish("yes"), server)
+    assert outcome.ending == Ending(7)
+    assert outcome.conversation.requests.count(EndOfWrite()) == 1
+
+
+@pytest.mark.parametrize(
+    ("wish", "traits", "answers"),
+    [
+        (SessionWish("yes"), GO, ()),
+        (SessionWish("yes", terminal=terminal()), OUR_SERVER, (True, True)),
+    ],
+)
+def test_endless_output_that_nobody_reads_ends_the_session(
+    ends: Ends, wish: SessionWish, traits: PeerTraits, answers: tuple[bool, ...]
+) -> None:
+    """Where the server cannot be told, or its terminal has no end to close."""
+
+    async def server(conversation: FakeConversation) -> None:
+        conversation.accept(*answers)
         while not conversation.channel.closed.done():
             conversation.say(conversation.server.data(b"y\n" * 30_000))
             await asyncio.sleep(0)
 
     os.close(ends.output)
-    assert run(ends, SessionWish("yes"), server).ending == Ending(None)
+    outcome = run(ends, wish, server, traits)
+    assert outcome.ending == Ending(None)
+    assert EndOfWrite() not in outcome.conversation.requests
 
 
 def test_output_that_cannot_be_written_is_told(ends: Ends) -> None:

@@ -37,6 +37,7 @@ from sshoq.protocol.messages import (
     DirectTcp,
     DirectTcpip,
     DirectUdp,
+    EndOfWrite,
     Env,
     Exec,
     ExitSignal,
@@ -466,7 +467,7 @@ def test_rail_1_no_new_messages_to_go_peers() -> None:
 
 @pytest.mark.parametrize("request_", [
     Env("A", "b"), Subsystem("sftp"), Break(500), Signal("HUP"), Signal("WINCH"),
-    X11Req(True, "", "", 0),
+    X11Req(True, "", "", 0), EndOfWrite(),
 ])
 def test_rails_2_and_18_no_new_requests_and_no_signals_to_go_servers(
         request_: ChannelRequest) -> None:

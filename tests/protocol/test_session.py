@@ -20,6 +20,7 @@ from sshoq.protocol.channel import (
 from sshoq.protocol.messages import (
     Break,
     ChannelRequest,
+    EndOfWrite,
     Env,
     Exec,
     ExitSignal,
@@ -95,7 +96,7 @@ def test_what_is_too_late_is_refused_and_ends_a_go_clients_channel(late: Channel
         ask(go, late)
 
 
-@pytest.mark.parametrize("early", [Signal("INT"), Break(500)])
+@pytest.mark.parametrize("early", [Signal("INT"), Break(500), EndOfWrite()])
 def test_what_needs_a_program_is_refused_before_it(early: ChannelRequest) -> None:
     assert not ask(server(), early)
     assert not ask(server(go_traits()), early)
@@ -122,7 +123,7 @@ def test_a_resize_without_a_terminal_is_harmless(running: bool) -> None:
     assert not ask(state, RESIZE)
 
 
-@pytest.mark.parametrize("crossing", [RESIZE, Signal("INT"), Break(0)])
+@pytest.mark.parametrize("crossing", [RESIZE, Signal("INT"), Break(0), EndOfWrite()])
 def test_what_crosses_with_the_end_is_ignored(crossing: ChannelRequest) -> None:
     state = server(go_traits())
     ask(state, PTY)

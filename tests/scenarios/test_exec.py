@@ -95,6 +95,32 @@ def test_a_reader_that_stops_ends_an_endless_command(client: Client) -> None:
     close(running)
 
 
+def test_a_slow_writer_ends_when_its_reader_has_gone(client: Client) -> None:
+    """`ssh host tail -f log | head -1`: after a few lines more, and not after a megabyte."""
+    running = client.start("echo $$; while echo tick; do sleep 0.1; done")
+    assert running.stdout is not None
+    far_pid = int(running.stdout.readline())
+    running.stdout.close()
+    assert running.wait(timeout=30) == 255  # by SIGPIPE, which has no status
+    wait_until(lambda: not os.path.exists(f"/proc/{far_pid}"), 30, "the writer has ended")
+    close(running)
+
+
+def test_a_writer_that_ignores_the_broken_pipe_ends_in_its_own_way(client: Client) -> None:
+    """It is not hung up: its status still arrives, and with ours its errors."""
+    running = client.start(
+        "trap '' PIPE; while echo tick 2>/dev/null; do sleep 0.1; done; echo bye >&2; exit 3"
+    )
+    assert running.stdout is not None
+    assert running.stderr is not None
+    assert running.stdout.readline() == b"tick\n"
+    running.stdout.close()
+    assert running.wait(timeout=30) == 3
+    said = running.stderr.read()
+    assert said == b"bye\n" or client.server.programs.name == "openssh"  # whose 9.2 loses it
+    close(running)
+
+
 def test_a_background_job_that_holds_stdout_keeps_the_session_open(client: Client) -> None:
     assert client.output("(sleep 1; echo late) & echo soon") == b"soon\nlate\n"
 

@@ -11,6 +11,7 @@ import pytest
 
 from sshoq.protocol.extensions import NONE, OURS, Extension
 from sshoq.protocol.messages import (
+    EndOfWrite,
     Env,
     Exec,
     ExitSignal,
@@ -23,7 +24,7 @@ from sshoq.protocol.messages import (
     WindowChange,
 )
 from sshoq.server.channels import MAX_VARIABLES, ChannelHost, Login
-from sshoq.transport.channel import Channel, ChannelRefused
+from sshoq.transport.channel import Channel, ChannelRefused, SinkClosed
 from tests.golden_replay import Transcript
 from tests.pair import Party, logged_in
 from tests.server.fake_leader import Ending, FakeLogin, ProgramBody, Streams
@@ -299,6 +300,39 @@ def test_output_that_nobody_wants_ends_the_writer_by_a_broken_pipe() -> None:
             channel.stop_reading(0x100)
             while not there.login.the_leader.closed:
                 await asyncio.sleep(0)
+
+    run(main)
+
+
+def test_output_that_nobody_reads_breaks_the_pipe_and_errors_and_status_still_come() -> None:
+    async def yes(streams: Streams) -> Ending:
+        try:
+            while True:
+                await streams.stdout.write(b"y\n" * 1000)
+        except SinkClosed as broken:
+            await streams.stderr.write(str(broken).encode())
+        return Ending(3)
+
+    async def main() -> None:
+        async with served(yes) as there:
+            channel = there.open_session()
+            channel.request(Exec("yes"))
+            assert await channel.read()
+            channel.request(EndOfWrite())
+            channel.request(EndOfWrite())  # once more does no harm
+            _, errors, ending = await outcome(channel)
+            assert (errors, ending) == (b"Broken pipe", ExitStatus(3))
+
+    run(main)
+
+
+def test_a_terminal_has_no_end_that_could_be_closed() -> None:
+    async def main() -> None:
+        async with served(echo) as there:
+            channel = there.open_session()
+            channel.request(PtyReq("vt100", 80, 24, 0, 0, b""))
+            assert await channel.ask(Exec("cat"))
+            assert not await channel.ask(EndOfWrite())
 
     run(main)
 
