@@ -68,6 +68,9 @@ class Verdict(NamedTuple):
     accepted: bool
     restricted: bool = False
     key: PublicKey | None = None
+    may_update: bool = False
+    """The user's own files, or the user, vouch for the host by its key under its own name: its
+    other keys may be taken from it (UpdateHostKeys)."""
 
 
 REFUSED = Verdict(False)
@@ -145,13 +148,13 @@ def consult(policy: HostPolicy, known: KnownHosts, key: PublicKey) -> Findings:
         objects = plain.status is HostStatus.CHANGED and policy.port == DEFAULT_PORT
         if objects or plain.status in (HostStatus.FOUND, HostStatus.REVOKED):
             name, found, borrowed = policy.host, plain, True
-    if not _address_is_checked(policy):
+    if not address_is_checked(policy):
         return Findings(name, found, None, Lookup(HostStatus.UNKNOWN), borrowed)
     address = host_with_port(policy.address or "", SSH_PORT if borrowed else policy.port)
     return Findings(name, found, address, known.look_up(address, key), borrowed)
 
 
-def _address_is_checked(policy: HostPolicy) -> bool:
+def address_is_checked(policy: HostPolicy) -> bool:
     """CheckHostIP, where there is an address apart from the name to check."""
     if not policy.check_host_ip or policy.address is None or _is_loopback(policy.address):
         return False
@@ -201,7 +204,15 @@ class _Decision:
             self._note_address(self.found.address_name)
         elif self.policy.visual_host_key:
             self.tell(INFO, f"Host key fingerprint is {self._fingerprint()}\n{self._picture()}")
-        return Verdict(True, key=self.key)
+        return Verdict(True, key=self.key, may_update=self._is_in_user_files())
+
+    def _is_in_user_files(self) -> bool:
+        """What others have written down about the host, or SSH about it, is not ours to change."""
+        entries = [self.found.host.entry]
+        if self.found.address.status is HostStatus.FOUND:
+            entries.append(self.found.address.entry)
+        files = self.policy.user_files
+        return not self.found.borrowed and all(entry and entry.file in files for entry in entries)
 
     def _note_address(self, address: str) -> None:
         if self.found.borrowed:
@@ -231,9 +242,8 @@ class _Decision:
             return REFUSED
         if not self._is_recordable():  # as for ssh, in silence
             return REFUSED
-        if self.policy.strict not in ("accept-new", "no", "off") and not self._confirmed(
-            self._introduction(), self._fingerprint()
-        ):
+        must_ask = self.policy.strict not in ("accept-new", "no", "off")
+        if must_ask and not self._confirmed(self._introduction(), self._fingerprint()):
             return REFUSED
         names = [name]
         if self.found.address_name and self.found.address.status is HostStatus.UNKNOWN:
@@ -244,7 +254,7 @@ class _Decision:
         else:
             text = f"Failed to add the host to the list of known hosts ({self._first_file()})."
         self.tell(INFO, text)
-        return Verdict(True, key=self.key)
+        return Verdict(True, key=self.key, may_update=must_ask)
 
     def _is_recordable(self) -> bool:
         """A stranger is let pass only by making an acquaintance of it."""

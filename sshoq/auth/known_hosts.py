@@ -6,7 +6,7 @@ and ssh go on working with the same files. What follows from an entry is host_po
 
 import os
 from binascii import b2a_base64
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from enum import Enum
 from typing import NamedTuple
 
@@ -87,13 +87,13 @@ class KnownHosts:
             self._entries[name] = found
         return found
 
-    def entries_with(self, key: PublicKey) -> list[HostEntry]:
-        """Every line that vouches for this very key, for any host."""
+    def entries_with(self, key: PublicKey, *, marked: bool = False) -> list[HostEntry]:
+        """Every line that vouches for this very key, for any host; `marked`: or says otherwise."""
         text = key.base64.encode()
         return [
             entry
             for entry in self._scan(lambda _hosts, key_text: text in key_text)
-            if entry.marker == "" and entry.key == key
+            if (marked or entry.marker == "") and entry.key == key
         ]
 
     def look_up(self, name: str, key: PublicKey) -> Lookup:
@@ -263,41 +263,62 @@ def replace_host_keys(
 
     Lines with a marker, with patterns, or with names of other hosts as well stay as they are.
     """
-    wanted = {_as_bytes(name) for name in names}
-    present: set[PublicKey] = set()
+    wanted = {_as_bytes(name): name for name in names}
+    present: dict[PublicKey, set[bytes]] = {key: set() for key in keys}
     kept: list[bytes] = []
     lines = _read_file(path).splitlines(keepends=True)
     for line in lines:
-        key = _key_of_hosts(line, wanted)
-        if key is not None and key in keys:
-            present.add(key)
-        if key is None or key in keys:
+        key, found = _key_of_hosts(line, wanted.keys())
+        if key is not None and key in present:
+            present[key] |= found
+        if key is None or key in present:
             kept.append(line)
-    missing = [key for key in keys if key not in present]
+    missing = [
+        _new_lines([name for folded, name in wanted.items() if folded not in found], key, hashed)
+        for key, found in present.items()
+        if found != wanted.keys()
+    ]
     if len(kept) == len(lines) and not missing:
         return False
     if kept and not kept[-1].endswith(b"\n"):
         kept[-1] += b"\n"
-    kept += [_new_lines(names, key, hashed) for key in missing]
-    _replace_file(path, b"".join(kept))
+    _replace_file(path, b"".join([*kept, *missing]))
     return True
 
 
-def _key_of_hosts(line: bytes, names: set[bytes]) -> PublicKey | None:
-    """The key of a line that is about these names and nobody else."""
-    parts = split_line(line.rstrip(b"\n"))
-    if parts is None or parts.marker:
-        return None
-    if parts.hosts.startswith(b"|"):
-        ours = any(_hash_matches(parts.hosts, name) for name in names)
-    else:
-        ours = names.issuperset(parts.hosts.lower().split(b","))
-    if not ours:
-        return None
+def is_plain(hosts: str) -> bool:
+    """Whether a line with such hosts is about one host: a name, hashed or not, or a name with its
+    address. Others were written by hand, and are left to that hand."""
+    if any(letter in hosts for letter in "*?!"):
+        return False
+    _, *others = hosts.split(",")
+    return len(others) == 0 or (len(others) == 1 and _is_address(others[0]))
+
+
+def _is_address(name: str) -> bool:
+    from socket import AF_INET, AF_INET6, inet_pton
+
+    if name.startswith("["):
+        name = name[1:].partition("]")[0]
     try:
-        return parse_public_key(parts.key)
+        inet_pton(AF_INET6 if ":" in name else AF_INET, name)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _key_of_hosts(line: bytes, names: Set[bytes]) -> tuple[PublicKey | None, set[bytes]]:
+    """The key of a line that is about these names and no other host, and for which of them."""
+    parts = split_line(line.rstrip(b"\n"))
+    if parts is None or parts.marker or not is_plain(parts.hosts.decode("utf-8", "replace")):
+        return None, set()
+    found = {name for name in names if _hosts_match(parts.hosts, name)}
+    if not found:
+        return None, found
+    try:
+        return parse_public_key(parts.key), found
     except KeyFormatError:
-        return None
+        return None, found
 
 
 def _new_lines(names: Sequence[str], key: PublicKey, hashed: bool) -> bytes:

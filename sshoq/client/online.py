@@ -7,7 +7,7 @@ Loaded while that flight travels. Reads top to bottom, as main.py does before it
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple
 
 from sshoq.auth.agent import agent_path
@@ -34,13 +34,15 @@ from sshoq.config.options import Options
 from sshoq.config.resolve import Invocation
 from sshoq.config.usage import DEBUG1, INFO
 from sshoq.protocol.extensions import Extension
-from sshoq.protocol.messages import Session, Sftp
+from sshoq.protocol.messages import HostKeys, Session, Sftp
 from sshoq.protocol.outcome import Unsupported
 from sshoq.protocol.request import ConnectRequest, ResponseHead
 from sshoq.transport.channel import Channel
+from sshoq.transport.quic import NoStreamCredit, StreamClosed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from sshoq.auth.keys import PublicKey
     from sshoq.client.display import ForwardedDisplay
     from sshoq.client.file_run import FileWish
     from sshoq.client.forwards import Forwards
@@ -98,6 +100,8 @@ class _Run:
         self._stdio: Channel | None = None
         self._user_agent: str | None = None
         self._banner = ""
+        self._shown_key: PublicKey | None = None
+        self._host_keys: Channel | None = None
         background = departure.background
         self._will_be_master = background is not None and background.is_master
 
@@ -156,7 +160,10 @@ class _Run:
 
     async def _log_in_to_hop(self, hop: Invocation, client: ClientConversation) -> None:
         options = hop.options
-        await _Run(self._departure._replace(invocation=hop, hops=()))._log_in(client)
+        run = _Run(self._departure._replace(invocation=hop, hops=()))
+        await run._log_in(client)
+        async with run._updating_host_keys(client, ahead=True):
+            pass  # our way leads on
         client.watch_server(options.server_alive_interval, options.server_alive_count_max)
         if options.channel_timeouts:
             from sshoq.client.channel_timeouts import ChannelTimeouts
@@ -165,6 +172,10 @@ class _Run:
 
     async def _converse(self, client: ClientConversation) -> int:
         await self._log_in(client)
+        async with self._updating_host_keys(client):
+            return await self._use(client)
+
+    async def _use(self, client: ClientConversation) -> int:
         options = self._options  # perhaps without what an untrusted host must not get
         client.watch_server(options.server_alive_interval, options.server_alive_count_max)
         if options.channel_timeouts:
@@ -266,6 +277,8 @@ class _Run:
         if verdict.restricted:
             self._guard()
             login = login_wishes(self._options)
+        if verdict.may_update and wishes.updates_host_keys(self._options):
+            self._shown_key = verdict.key
         self._warn_of_weak_exchange(client)
         await self._take_display_along()
         candidates = await self._leave_out_unknown(client, candidates)
@@ -317,6 +330,7 @@ class _Run:
         is_login = authorization is not None
         if is_login and traits.supports(Extension.EARLY):
             await self._ask_early(client)
+            self._ask_for_host_keys(client)
         elif authorization is not None and authorization.startswith(KEY_PREFIX):
             await self._speculate(client, answer)
         response = await answer
@@ -327,7 +341,7 @@ class _Run:
             self._check_version(response)
             await self._settle_speculation()
             return Reply(True)
-        self._asked = self._stdio = self._files = None  # refused with the login
+        self._asked = self._stdio = self._files = self._host_keys = None  # refused with the login
         if response.status == 403 and self._user_agent is None and _is_legacy(response):
             self._user_agent = LEGACY_USER_AGENT
             return await self._try(client, authorization)
@@ -377,6 +391,35 @@ class _Run:
         if not await was_taken(self._asked):
             self._log.debug("the session came too early, and is asked for again")
             self._asked = None
+
+    def _ask_for_host_keys(self, client: ClientConversation) -> None:
+        """UpdateHostKeys: what comes of it is seen to after the login."""
+        wanted = self._shown_key is not None and self._host_keys is None
+        if wanted and client.conversation.traits.supports(Extension.HOST_KEYS):
+            with suppress(NoStreamCredit, StreamClosed):
+                self._host_keys = client.conversation.open_channel(HostKeys(), speculative=True)
+
+    @asynccontextmanager
+    async def _updating_host_keys(
+        self, client: ClientConversation, *, ahead: bool = False
+    ) -> AsyncIterator[None]:
+        self._ask_for_host_keys(client)
+        if self._host_keys is None or self._shown_key is None:
+            yield
+            return
+        from sshoq.client.host_key_update import HostKeyUpdate, updating
+
+        update = HostKeyUpdate(
+            self._host_keys,
+            client.conversation_id,
+            self._shown_key,
+            client.target.known_ip,
+            self._options,
+            self._prompter,
+            self._log,
+        )
+        async with updating(update, ahead=ahead):
+            yield
 
     def _request(self, authorization: str | None) -> ConnectRequest:
         options = self._options

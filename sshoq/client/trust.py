@@ -81,8 +81,6 @@ def _pins(options: Options) -> list[bytes]:
     return pins
 
 
-
-
 def _read_certificate(path: str) -> bytes:
     """ServerCertificate: one certificate, PEM or DER."""
     from binascii import Error, a2b_base64
@@ -171,15 +169,25 @@ def _known_hosts(
 def _check_key(key: PublicKey, options: Options, address: str | None, log: Log) -> None:
     """HostKeyAlgorithms and RevokedHostKeys, which hold whoever vouches for the key."""
     log.debug(f"Server host key: {key.algorithm} {key.fingerprint()}")
-    names = ("rsa-sha2-256", "rsa-sha2-512") if key.algorithm == "ssh-rsa" else (key.algorithm,)
-    if not any(match_pattern_list(name, options.host_key_algorithms) == 1 for name in names):
+    if not is_key_accepted(key, options):
         raise Failure(
             f"Unable to negotiate with {address or options.hostname} port {options.quic_port}: "
-            f"no matching host key type found. Their offer: {names[0]}"
+            f"no matching host key type found. Their offer: {_algorithms_of(key)[0]}"
         )
     for path in options.revoked_host_keys:
         if path != "none" and (reason := _revocation(key, path)):
             raise Failure(reason, "Host key verification failed.")
+
+
+def is_key_accepted(key: PublicKey, options: Options) -> bool:
+    """HostKeyAlgorithms permits it."""
+    accepted = options.host_key_algorithms
+    return any(match_pattern_list(name, accepted) == 1 for name in _algorithms_of(key))
+
+
+def _algorithms_of(key: PublicKey) -> tuple[str, ...]:
+    """As signatures of the key are called."""
+    return ("rsa-sha2-256", "rsa-sha2-512") if key.algorithm == "ssh-rsa" else (key.algorithm,)
 
 
 def _revocation(key: PublicKey, path: str) -> str | None:

@@ -96,6 +96,13 @@ def _paths(options: Options, names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(paths))
 
 
+def updates_host_keys(options: Options) -> bool:
+    """UpdateHostKeys, where there is a file to update, and somebody to be asked if need be."""
+    has_file = any(file != "none" for file in options.user_known_hosts_files)
+    rule = options.update_host_keys
+    return has_file and rule != "no" and not (rule == "ask" and options.batch_mode)
+
+
 # --------------------------------------------------------------------------- session
 
 

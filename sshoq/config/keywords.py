@@ -324,7 +324,7 @@ ROWS = (
     ),
     Keyword("TunnelDevice", "tunnel_device", _v.tunnel_device, (-1, -1), quic=REFUSED),
     Keyword("UDPProxyJump", "udp_proxy_jump", _v.text, quic=QUIC),
-    Keyword("UpdateHostKeys", "update_host_keys", YES_NO_ASK, quic=NOT_BUILT),
+    Keyword("UpdateHostKeys", "update_host_keys", YES_NO_ASK),
     Keyword("URLPath", "url_path", _v.url_path, quic=QUIC),
     Keyword("User", "user", _v.text),
     Keyword("UserKnownHostsFile", "user_known_hosts_files", _v.host_files, USER_KNOWN_HOSTS),

@@ -27,7 +27,9 @@ from sshoq.protocol.messages import (
     Confirmation,
     ExitSignal,
     ExitStatus,
+    GiveProof,
     Listening,
+    OfferKeys,
     PtyReq,
     Refusal,
     Session,
@@ -61,7 +63,7 @@ Buffer = bytes | memoryview
 _NEEDS = {
     EOF: Extension.EOF, SUCCESS: Extension.REPLY, FAILURE: Extension.REPLY, CHAFF: Extension.CHAFF,
 }
-_FROM_SERVER = (ExitStatus, ExitSignal, Listening)
+_FROM_SERVER = (ExitStatus, ExitSignal, GiveProof, Listening, OfferKeys)
 _DATA_PREFIX = varint(DATA)
 _EXTENDED_PREFIX = varint(EXTENDED_DATA)
 

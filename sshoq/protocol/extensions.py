@@ -47,13 +47,15 @@ class Extension(IntFlag):
     """File transfer: a request that puts one file in the place of another."""
     EOW = 1 << 15
     """Channel request `eow@openssh.com`."""
+    HOST_KEYS = 1 << 16
+    """The server tells and proves all of its host keys to a client that asks."""
 
 
 OURS = (
     Extension.EARLY | Extension.EOF | Extension.REPLY | Extension.ENV | Extension.SUBSYSTEM
     | Extension.FORWARD | Extension.AGENT | Extension.X11 | Extension.BANNER | Extension.SIGNAL
     | Extension.CERTIFICATE | Extension.SECURITY_KEY | Extension.NAMED_KEY
-    | Extension.CHAFF | Extension.FILES | Extension.EOW
+    | Extension.CHAFF | Extension.FILES | Extension.EOW | Extension.HOST_KEYS
 )
 """What this version implements."""
 

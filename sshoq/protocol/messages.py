@@ -5,6 +5,7 @@ follow what stands in `channel.py` and `session.py`. (No ``from __future__ impor
 here: `wire.Message` reads the annotations while a class is made.)
 """
 
+from collections.abc import Iterable
 from enum import IntEnum
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import Annotated, ClassVar, Self
@@ -52,6 +53,9 @@ MAX_HEADER = 2048
 MAX_NAME = 256
 MAX_COMMAND = 128 * 1024
 """The kernel takes no longer argument (MAX_ARG_STRLEN), so no longer command line can be run."""
+
+MAX_HOST_KEYS = 64 * 1024
+"""All keys of a host together: 32, if each is as long as RSA keys ever are."""
 
 FORWARD_AGENT = b"forward-agent"
 """Data ahead of the first request that asks for agent forwarding, in the Go client's way."""
@@ -306,6 +310,14 @@ class X11(ChannelOpening, name="x11"):
     opened_by_client = False
 
 
+class HostKeys(ChannelOpening, name="hostkeys-00@openssh.com"):
+    """The client asks for all keys of the host, and then for proof of some (OpenSSH's PROTOCOL
+    2.5, where the server begins)."""
+
+    needs = Extension.HOST_KEYS
+    accepts = frozenset({REQUEST})
+
+
 class UnknownChannel(ChannelOpening):
     """A type we do not know: its fields cannot be told from messages, so it is refused."""
 
@@ -544,6 +556,28 @@ class Listening(ChannelRequest, name="listening", needs=Extension.FORWARD):
     port: Varint
 
 
+class OfferKeys(ChannelRequest, name="hostkeys-00@openssh.com", needs=Extension.HOST_KEYS,
+                bounds={"keys": MAX_HOST_KEYS}):
+    """The server: these are the host's keys."""
+
+    keys: Bytes
+    """`join_strings` of the keys in SSH's form."""
+
+
+class WantProof(ChannelRequest, name="hostkeys-prove-00@openssh.com", needs=Extension.HOST_KEYS,
+                bounds={"keys": MAX_HOST_KEYS}):
+    """The client: prove that you have these."""
+
+    keys: Bytes
+
+
+class GiveProof(ChannelRequest, name="hostkeys-proof-00@sshoq", needs=Extension.HOST_KEYS,
+                bounds={"signatures": MAX_HOST_KEYS}):
+    """The server: a signature for each of them, in their order."""
+
+    signatures: Bytes
+
+
 class X11Req(ChannelRequest, name="x11-req", needs=Extension.X11,
              bounds={"protocol": MAX_NAME, "cookie": MAX_NAME}):
     """RFC 4254 6.3.1: the program is to have a display that leads to the client's. `cookie`, in
@@ -553,6 +587,23 @@ class X11Req(ChannelRequest, name="x11-req", needs=Extension.X11,
     protocol: Text
     cookie: Text
     screen: Varint
+
+
+def join_strings(strings: Iterable[bytes]) -> bytes:
+    """Strings one behind another, for a field that holds any number of them."""
+    return b"".join(varint(len(string)) + string for string in strings)
+
+
+def split_strings(field: bytes) -> list[bytes]:
+    """The other way round; ProtocolError if the field is something else."""
+    reader = Reader(field)
+    strings = []
+    try:
+        while reader.remaining:
+            strings.append(reader.bytes())
+    except Incomplete:
+        raise ProtocolError("a list of strings is cut") from None
+    return strings
 
 
 def encode_request(request: ChannelRequest, want_reply: bool = False) -> bytes:

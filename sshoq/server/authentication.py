@@ -101,7 +101,8 @@ class Authenticator:
         self._config: LoginConfig = config
         self._connection = connection
         self._account: Account | None = None
-        self._conversation_id = b""
+        self.conversation_id = b""
+        """Of the first try, and so of all."""
         self._used_tokens: set[bytes] = set()
         self._allowance = Allowance()
         self._had_none = self._is_free_try = False
@@ -173,9 +174,9 @@ class Authenticator:
             return False
         if self.user is None:
             self.user = request.user
-            self._conversation_id = request.conversation_id
+            self.conversation_id = request.conversation_id
             return True
-        if not hmac.compare_digest(request.conversation_id, self._conversation_id):
+        if not hmac.compare_digest(request.conversation_id, self.conversation_id):
             log.error("the conversation ID has changed")
             return False
         if request.user != self.user:
@@ -263,7 +264,7 @@ class Authenticator:
             if rights.certificate_authority or named not in (None, key):
                 continue
             try:
-                signature = verify_token(text, key, request.user, self._conversation_id, now)
+                signature = verify_token(text, key, request.user, self.conversation_id, now)
             except TokenRefused as refused:
                 log.debug(f"{path}:{line}: {refused}", log.DEBUG2)
                 continue
@@ -286,7 +287,7 @@ class Authenticator:
         if blob is None:
             return None
         key = PublicKey(blob)
-        verify_token(token, key, self.user or "", self._conversation_id, now)
+        verify_token(token, key, self.user or "", self.conversation_id, now)
         return key
 
     def _known_keys(
@@ -308,7 +309,7 @@ class Authenticator:
         """Not the key itself is known here, but who vouches for it."""
         certificate = parse_certificate(blob)
         signature = verify_token(
-            token, certificate.key, self.user or "", self._conversation_id, now
+            token, certificate.key, self.user or "", self.conversation_id, now
         )
         evidence = Evidence("publickey", False, certificate.public, certificate=certificate)
         if reason := self._certificate_refusal(certificate):

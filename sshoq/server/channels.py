@@ -10,7 +10,7 @@ import fcntl
 import os
 import struct
 import termios
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -31,6 +31,7 @@ from sshoq.protocol.messages import (
     Exec,
     ExitSignal,
     ExitStatus,
+    HostKeys,
     PtyReq,
     RefusalReason,
     RequestReverseTcp,
@@ -50,6 +51,7 @@ from sshoq.protocol.outcome import ProtocolError
 from sshoq.protocol.session import SessionServerState
 from sshoq.server.files import FilesHost
 from sshoq.server.forwards import AgentHost, Callers, DirectHost, DisplayHost, ListenerHost
+from sshoq.server.host_keys import HostKeysHost
 from sshoq.server.link import Refused, SessionLeader
 from sshoq.server.privsep import AllocatePty, ProgramExited, StartProgram
 from sshoq.transport.channel import Channel, DataSink, ExtendedSink, SinkClosed
@@ -70,6 +72,13 @@ class Login(Protocol):
     """What a channel needs of the login it belongs to."""
 
     max_sessions: int
+
+    @property
+    def host_keys(self) -> tuple[bytes, ...]:
+        """All that the host has, in SSH's form."""
+
+    async def prove_host_keys(self, keys: Sequence[bytes]) -> tuple[bytes, ...]:
+        """Signatures for some of them, once."""
 
     async def leader(self) -> SessionLeader:
         """The user's session leader, as soon as it is there. Refused when the login could not be
@@ -102,6 +111,7 @@ class ChannelHost:
         self._sessions: set[Host] = set()
         self._callers = Callers(login)
         self._agent = AgentHost(login, self._callers)
+        self._has_told_keys = False
 
     @property
     def is_busy(self) -> bool:
@@ -132,6 +142,14 @@ class ChannelHost:
         self._sessions.add(files)
         return files
 
+    def _accept_host_keys(self, channel: Channel) -> Host | None:
+        """Once: what a client learns does not change, and each proof costs the monitor time."""
+        if self._has_told_keys:
+            channel.refuse(RefusalReason.ADMINISTRATIVELY_PROHIBITED, "open failed")
+            return None
+        self._has_told_keys = True
+        return HostKeysHost(channel, self._login)
+
     def _accept_direct(self, channel: Channel) -> Host:
         return DirectHost(channel, self._login)
 
@@ -154,6 +172,7 @@ class ChannelHost:
 _ACCEPTS: dict[type[ChannelOpening], Callable[[ChannelHost, Channel], Host | None]] = {
     Session: ChannelHost._accept_session,
     Sftp: ChannelHost._accept_files,
+    HostKeys: ChannelHost._accept_host_keys,
     DirectTcp: ChannelHost._accept_direct,
     DirectTcpip: ChannelHost._accept_direct,
     DirectUdp: ChannelHost._accept_direct,

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from sshoq.auth.certificates import make_host_certificate
+from sshoq.auth.host_key_proof import MAX_KEYS, prove_key
 from sshoq.auth.private_keys import (
     KeyFileError,
     KeyFileSkipped,
@@ -66,11 +67,12 @@ class IdentityError(Exception):
 class ShownKey:
     """A key, the certificates that show it, and the signature schemes that it can serve."""
 
-    __slots__ = ("certificates", "fingerprint", "key", "schemes", "source")
+    __slots__ = ("certificates", "fingerprint", "key", "private", "schemes", "source")
 
     def __init__(self, certificates: tuple[bytes, ...], key: PrivateKey, source: str) -> None:
         self.certificates = certificates
         """DER, leaf first."""
+        self.private = key
         self.key: KeyObject = key.key
         self.fingerprint = f"{key.public_key.algorithm} {key.public_key.fingerprint()}"
         self.source = source
@@ -112,19 +114,27 @@ def _schemes_of(key: "KeyObject") -> tuple[int, ...]:
 
 class Identity:
     """Everything that the server can show of itself: one key for each scheme, the first by
-    default.
+    default. Further keys of a kind, such as the next one before it takes the first one's place,
+    can only be proven.
     """
 
-    __slots__ = ("keys", "prefers_first")
+    __slots__ = ("_owned", "keys", "prefers_first")
 
     def __init__(self, keys: Iterable[ShownKey], *, prefers_first: bool = False) -> None:
         """Of two keys for one scheme the first counts. With `prefers_first` the very first one is
         for every client that can check it, whatever other it knows."""
         by_scheme: dict[int, ShownKey] = {}
+        self._owned: dict[bytes, PrivateKey] = {}
         for key in keys:
             by_scheme.setdefault(key.scheme, key)
+            self._owned.setdefault(key.private.public_key.blob, key.private)
         self.keys = tuple(by_scheme.values())
         self.prefers_first = prefers_first
+
+    @property
+    def host_keys(self) -> tuple[bytes, ...]:
+        """All of them in SSH's form, shown or not: what clients may learn (UpdateHostKeys)."""
+        return tuple(self._owned)[:MAX_KEYS]
 
     def sign(self, scheme: int, content: bytes) -> bytes:
         """With the one key that the scheme is for; ValueError if there is none."""
@@ -133,9 +143,16 @@ class Identity:
                 return key.sign(scheme, content)
         raise ValueError(f"signature scheme {scheme:#06x} does not fit a host key")
 
+    def prove(self, host_key: bytes, conversation_id: bytes) -> bytes:
+        """For a client that wants to know whether we have this one; ValueError if we do not."""
+        if host_key not in self._owned:
+            raise ValueError("asked to prove a key that is none of the host's")
+        return prove_key(self._owned[host_key], conversation_id)
+
     def forget_keys(self) -> None:
         """For a child that is to act for a user."""
         self.keys = ()
+        self._owned = {}
 
 
 def load_identity(config: ServerConfig) -> Identity:

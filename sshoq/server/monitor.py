@@ -47,6 +47,7 @@ from sshoq.server.privsep import (
     AuthenticationResult,
     Chain,
     HandshakeSigned,
+    HostKeysProven,
     LoginFailed,
     LoginOpened,
     LoginSucceeded,
@@ -58,6 +59,7 @@ from sshoq.server.privsep import (
     PrivsepSocket,
     ProgramGone,
     ProgramRunning,
+    ProveHostKeys,
     Recorded,
     RecordLogin,
     RecordLogout,
@@ -247,6 +249,7 @@ class Monitor:
             url_path=config.url_path,
             chains=tuple(Chain(key.scheme, key.certificates) for key in self._identity.keys),
             prefers_first=self._identity.prefers_first,
+            host_keys=self._identity.host_keys,
             peer_address=where.peer_address,
             local_address=where.local_address,
             peer_port=where.peer_port,
@@ -269,6 +272,17 @@ class Monitor:
         except ValueError as error:
             raise PrivsepError(str(error)) from None
         self._network.answer(HandshakeSigned(signature))
+
+    def prove_host_keys(self, request: ProveHostKeys, _: list[int]) -> None:
+        """What is signed says for which connection: the one whose login we have let in."""
+        if len(set(request.keys)) != len(request.keys):
+            raise PrivsepError("asked to prove a host key more than once")
+        conversation_id = self._authenticator.conversation_id
+        try:
+            proofs = [self._identity.prove(key, conversation_id) for key in request.keys]
+        except ValueError as error:
+            raise PrivsepError(str(error)) from None
+        self._network.send(HostKeysProven(tuple(proofs)))
 
     def authenticate(self, request: Authenticate, _: list[int]) -> None:
         try:
@@ -556,6 +570,7 @@ NETWORK_RULES: dict[type[Message], Rule] = {
     AddressValidated: Rule(Monitor.note_address, (Phase.BEFORE_LOGIN,), most=1),
     Authenticate: Rule(Monitor.authenticate, (Phase.BEFORE_LOGIN,)),
     MoveSocket: Rule(Monitor.move_socket, _ALWAYS),
+    ProveHostKeys: Rule(Monitor.prove_host_keys, (Phase.AFTER_LOGIN,), most=1),
     LogLine: Rule(Monitor.pass_log_line, _ALWAYS, most=MAX_LOG_LINES),
 }
 

@@ -11,7 +11,7 @@ import socket
 import time
 import traceback
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -40,6 +40,7 @@ from sshoq.server.privsep import (
     Authenticate,
     AuthenticationResult,
     HandshakeSigned,
+    HostKeysProven,
     LoginFailed,
     LoginOpened,
     LogLine,
@@ -49,6 +50,7 @@ from sshoq.server.privsep import (
     Newcomer,
     PrivsepError,
     PrivsepSocket,
+    ProveHostKeys,
     SignHandshake,
     SocketMoved,
     StrayDatagram,
@@ -151,6 +153,7 @@ class NetworkProcess:
         self._alive: asyncio.TimerHandle | None = None
         self._farewell: asyncio.TimerHandle | None = None
         self._request: int | None = None
+        self._proofs: deque[asyncio.Future[tuple[bytes, ...]]] = deque()
         self._log_lines = 0
         self._names = deque(start.names)
         self._newcomers = RateLimit(NEWCOMERS_PER_SECOND)
@@ -319,6 +322,8 @@ class NetworkProcess:
         close_all(descriptors)
         if isinstance(message, AuthenticationResult):
             self._end_request(message)
+        elif isinstance(message, HostKeysProven):
+            self._take_proofs(message)
         elif isinstance(message, SocketMoved):
             self._udp.find_peer()  # should it be the old one, datagrams come by the router
         elif isinstance(message, LoginFailed):
@@ -348,6 +353,21 @@ class NetworkProcess:
         self._leader.set_result(SessionLeader(end, self._lose))
         if message.client_alive_interval:
             self._watch_client(message.client_alive_interval, message.client_alive_count_max)
+
+    @property
+    def host_keys(self) -> tuple[bytes, ...]:
+        return self._welcome.host_keys
+
+    async def prove_host_keys(self, keys: Sequence[bytes]) -> tuple[bytes, ...]:
+        answer: asyncio.Future[tuple[bytes, ...]] = self._loop.create_future()
+        self._proofs.append(answer)
+        self._monitor.send(ProveHostKeys(tuple(keys)))
+        return await answer
+
+    def _take_proofs(self, message: HostKeysProven) -> None:
+        answer = self._proofs.popleft() if self._proofs else None
+        if answer is not None and not answer.done():  # its channel may have gone meanwhile
+            answer.set_result(message.signatures)
 
     async def leader(self) -> SessionLeader:
         return await asyncio.shield(self._leader)

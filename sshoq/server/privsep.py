@@ -55,6 +55,8 @@ class Welcome(Message):
     """What the server would rather show first, and no two of one scheme."""
     prefers_first: Bool
     """The first chain is for every client that can check it."""
+    host_keys: Annotated[tuple[bytes, ...], ListOf(Bytes)]
+    """All that the host has, in SSH's form."""
     peer_address: Text
     local_address: Text
     peer_port: Varint
@@ -133,6 +135,19 @@ class MoveSocket(Message):
 
 class SocketMoved(Message):
     """Answers MoveSocket. If the socket could not be connected it is as it was."""
+
+
+class ProveHostKeys(Message):
+    """After the login, once: sign for these that this connection's server has them
+    (host_key_proof.py). The monitor knows by itself which connection that is.
+    """
+
+    keys: Annotated[tuple[bytes, ...], ListOf(Bytes)]
+    """Of those in the welcome, each once at most."""
+
+
+class HostKeysProven(Message):
+    signatures: Annotated[tuple[bytes, ...], ListOf(Bytes)]
 
 
 class LogLine(Message):
@@ -432,7 +447,14 @@ class Penalty(Message):
 
 
 TO_MONITOR = MessageSet(
-    {1: SignHandshake, 2: Authenticate, 3: LogLine, 4: AddressValidated, 5: MoveSocket}
+    {
+        1: SignHandshake,
+        2: Authenticate,
+        3: LogLine,
+        4: AddressValidated,
+        5: MoveSocket,
+        6: ProveHostKeys,
+    }
 )
 FROM_MONITOR = MessageSet(
     {
@@ -442,6 +464,7 @@ FROM_MONITOR = MessageSet(
         4: LoginOpened,
         5: LoginFailed,
         6: SocketMoved,
+        7: HostKeysProven,
     }
 )
 TO_LEADER = MessageSet(

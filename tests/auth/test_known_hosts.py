@@ -18,6 +18,7 @@ from sshoq.auth.known_hosts import (
     KnownHostsError,
     hash_host,
     host_with_port,
+    is_plain,
     read_go_pins,
     record_host,
     replace_host_keys,
@@ -321,10 +322,39 @@ def test_keys_of_a_host_are_replaced_and_all_else_stays(tmp_path: Path) -> None:
     path.chmod(0o640)
     names = ["host", "10.0.0.1"]
     assert replace_host_keys(str(path), names, [KEY, ECDSA], hashed=False)
-    assert path.read_text() == "".join([*kept, f"host,10.0.0.1 {ECDSA.line}\n"])
+    added = [f"10.0.0.1 {KEY.line}\n", f"host,10.0.0.1 {ECDSA.line}\n"]
+    assert path.read_text() == "".join([*kept, *added])
     assert path.stat().st_mode & 0o777 == 0o640
     assert (tmp_path / "known_hosts.old").read_text() == "".join(kept[:3] + dropped + kept[3:])
     assert sorted(os.listdir(tmp_path)) == ["known_hosts", "known_hosts.old"]
+
+
+def test_a_name_with_an_address_goes_even_if_only_the_name_is_meant(tmp_path: Path) -> None:
+    path = tmp_path / "known_hosts"
+    path.write_text(f"host,10.0.0.1 {OTHER.line}\nhost,other {OTHER.line}\n")
+    assert replace_host_keys(str(path), ["host"], [KEY], hashed=False)
+    assert path.read_text() == f"host,other {OTHER.line}\nhost {KEY.line}\n"
+
+
+@pytest.mark.parametrize(
+    ("hosts", "is_about_one"),
+    [
+        ("host", True),
+        ("|1|c2FsdA==|aGFzaA==", True),
+        ("host,10.0.0.1", True),
+        ("[host]:2222,[10.0.0.1]:2222", True),
+        ("[host]:2222,[fe80::1]:2222", True),
+        ("host,fe80::1", True),
+        ("host,other", False),
+        ("host,[other]:2222", False),
+        ("host,10.0.0.1,10.0.0.2", False),
+        ("h*", False),
+        ("h?st", False),
+        ("host,!other", False),
+    ],
+)
+def test_which_lines_are_about_one_host(hosts: str, is_about_one: bool) -> None:
+    assert is_plain(hosts) is is_about_one
 
 
 def test_nothing_to_replace_leaves_the_file_alone(tmp_path: Path) -> None:

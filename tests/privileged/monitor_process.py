@@ -19,7 +19,9 @@ def main() -> int:
     config_file, key_file, user, to_network, to_main = sys.argv[1:]
     config = load(config_file)
     log.to_stderr(log.LEVELS[config.log_level])
-    identity = Identity([ShownKey((b"certificate",), load_private_key(key_file), key_file)])
+    files = [key_file, *config.host_key]
+    keys = [ShownKey((b"certificate",), load_private_key(file), file) for file in files]
+    identity = Identity(keys)
     network, main = (socket.socket(fileno=int(number)) for number in (to_network, to_main))
     network.set_inheritable(False)
     main.set_inheritable(False)

@@ -11,18 +11,21 @@ from pathlib import Path
 
 import pytest
 
-from sshoq.auth.keys import parse_public_key, put_string
+from sshoq.auth.host_key_proof import are_proven
+from sshoq.auth.keys import PublicKey, parse_public_key, put_string
 from sshoq.auth.private_keys import load_private_key
 from sshoq.auth.token import build_token
 from sshoq.server.privsep import (
     Authenticate,
     AuthenticationResult,
     HandshakeSigned,
+    HostKeysProven,
     LoginFailed,
     LoginSucceeded,
     LogLine,
     PeerGone,
     Penalty,
+    ProveHostKeys,
     SignHandshake,
 )
 from tests.accounts import Account, PamService, make_key, make_pam_service
@@ -613,6 +616,49 @@ def test_the_third_signature_is_refused(tmp_path: Path) -> None:
         monitor.network.send(SignHandshake(ED25519_SCHEME, HANDSHAKE + bytes(48)))
         with pytest.raises(PeerGone):
             receive(monitor.network)
+
+
+def public_keys(*paths: Path) -> list[PublicKey]:
+    return [parse_public_key(Path(f"{path}.pub").read_text()) for path in paths]
+
+
+def test_all_host_keys_are_told_and_proven_for_the_connection_of_the_login(
+    tmp_path: Path, account: Account
+) -> None:
+    paths = [tmp_path / "m" / "host_key", make_key(tmp_path / "next"), make_key(tmp_path / "rsa")]
+    with Monitor(tmp_path / "m", *(f"HostKey {path}" for path in paths[1:])) as monitor:
+        keys = public_keys(*paths)
+        assert list(monitor.welcome.host_keys) == [key.blob for key in keys]
+        monitor.log_in(account)
+        monitor.network.send(ProveHostKeys((keys[1].blob, keys[0].blob)))
+        signatures = monitor.expect(HostKeysProven).signatures
+        assert are_proven((keys[1], keys[0]), signatures, CONVERSATION_ID)
+
+
+def test_no_host_key_is_proven_to_whom_nobody_let_in(tmp_path: Path) -> None:
+    with Monitor(tmp_path) as monitor:
+        monitor.network.send(ProveHostKeys(monitor.welcome.host_keys))
+        assert monitor.wait() == 1
+        assert "ProveHostKeys is not permitted before login" in monitor.log
+
+
+def test_a_key_that_is_not_the_hosts_is_not_proven(tmp_path: Path, account: Account) -> None:
+    with Monitor(tmp_path) as monitor:
+        monitor.log_in(account)
+        monitor.network.send(ProveHostKeys((public_keys(account.key)[0].blob,)))
+        assert monitor.wait() == 1
+        assert "none of the host's" in monitor.log
+
+
+@pytest.mark.parametrize("times", [(2,), (1, 1)], ids=["in one question", "in two"])
+def test_a_host_key_is_proven_once(
+    tmp_path: Path, account: Account, times: tuple[int, ...]
+) -> None:
+    with Monitor(tmp_path) as monitor:
+        monitor.log_in(account)
+        for number in times:
+            monitor.network.send(ProveHostKeys(monitor.welcome.host_keys * number))
+        assert monitor.wait() == 1
 
 
 def test_after_the_login_nobody_authenticates_again(tmp_path: Path, account: Account) -> None:

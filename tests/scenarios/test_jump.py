@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.accounts import Account
+from tests.accounts import Account, make_key
 from tests.needs import need_device, need_root, need_tools
 from tests.netns import Link, delay_link
 from tests.programs import URL_PATH, Server, Sshoq, free_port, quiet_environment
@@ -99,6 +99,17 @@ def test_a_jump_host_is_not_trusted_for_the_destination(hosts: Callable[..., Hos
         assert b"Host key verification failed." in done.stderr
     there.write({"one": "one", "target": "target"})
     assert there.run("-J", "one", "target", "echo hello").stdout == b"hello\n"
+
+
+def test_each_hop_tells_its_other_keys(hosts: Callable[..., Hosts], tmp_path: Path) -> None:
+    key = make_key(tmp_path / "second", "ecdsa")
+    there = hosts(one=[f"HostKey {key}"], two=[f"HostKey {key}"], target=[f"HostKey {key}"])
+    there.config.write_text(f"UpdateHostKeys yes\n{there.config.read_text()}")
+    done = there.run("-J", "one,two", "target", "true")
+    assert done.returncode == 0, done.stderr
+    blob = Path(f"{key}.pub").read_text().split()[1]
+    for name in there.servers:
+        assert blob in (tmp_path / f"known_{name}").read_text()
 
 
 def test_a_jump_host_may_forbid_it(hosts: Callable[..., Hosts]) -> None:

@@ -10,6 +10,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
 from sshoq.auth.certificates import read_leaf
+from sshoq.auth.host_key_proof import MAX_KEYS, are_proven
+from sshoq.auth.keys import parse_public_key
+from sshoq.auth.private_keys import PrivateKey
 from sshoq.server import identity as server_identity
 from sshoq.server import log
 from sshoq.server.config import load
@@ -259,3 +262,29 @@ def test_an_unusable_certificate_is_named(tmp_path: Path, certificate: str, mess
     (tmp_path / "junk").write_text("junk")
     with pytest.raises(IdentityError, match=message):
         identify(f"Certificate {tmp_path}/{certificate}", f"CertificateKey {tmp_path}/k")
+
+
+def test_keys_that_are_not_shown_can_be_proven_all_the_same(tmp_path: Path) -> None:
+    """The next key of a kind, which clients are to learn before it takes the first one's place."""
+    paths = []
+    for name in ("present", "next"):
+        (tmp_path / name).mkdir()
+        paths.append(make_key(tmp_path / name, "ed25519"))
+    paths.append(make_key(tmp_path, "rsa"))
+    identity = identify(*(f"HostKey {path}" for path in (*paths, paths[0])))
+    keys = [parse_public_key(Path(f"{path}.pub").read_text()) for path in paths]
+    assert sources(identity) == [str(paths[0]), str(paths[2])]
+    assert list(identity.host_keys) == [keys[0].blob, keys[1].blob, keys[2].blob]
+    conversation_id = bytes(range(32))
+    proofs = [identity.prove(key.blob, conversation_id) for key in keys]
+    assert are_proven(keys, proofs, conversation_id)
+    identity.forget_keys()
+    assert identity.host_keys == ()
+    with pytest.raises(ValueError, match="none of the host's"):
+        identity.prove(keys[0].blob, conversation_id)
+
+
+def test_of_very_many_keys_only_so_many_are_told(tmp_path: Path) -> None:
+    keys = [PrivateKey(ed25519.Ed25519PrivateKey.generate()) for _ in range(MAX_KEYS + 1)]
+    identity = Identity([ShownKey((b"certificate",), key, "file") for key in keys])
+    assert identity.host_keys == tuple(key.public_key.blob for key in keys[:MAX_KEYS])
