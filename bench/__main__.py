@@ -10,9 +10,12 @@ import os
 import sys
 import time
 
-from bench.measurements import MEASUREMENTS, Setting
+from bench import measurements, sharing
+from bench.measurements import Setting
 from bench.report import describe_machine, print_header, print_row
 from tests.janitor import Janitor
+
+MEASUREMENTS = {**measurements.MEASUREMENTS, "shared": sharing.shared_times}
 
 
 def main() -> int:

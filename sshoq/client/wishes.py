@@ -4,8 +4,9 @@ granted yet.
 Pure, but for the environment and the terminal it is asked to look at.
 """
 
+from __future__ import annotations
+
 import os
-from collections.abc import Mapping
 
 from sshoq.client.log import Failure
 from sshoq.config.keywords import (
@@ -20,6 +21,10 @@ from sshoq.config.options import Options
 from sshoq.config.patterns import match_pattern
 from sshoq.config.resolve import Invocation, default_of
 from sshoq.config.tokens import ExpansionError, Tokens, expand
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 MAX_NAME = 256
 MAX_VALUE = 16384
