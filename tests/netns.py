@@ -1,8 +1,11 @@
 """A path with delay, loss and a rate between two network namespaces, made of two TUN devices and a
-relay of our own, since netem is not everywhere.
+relay of our own, since netem is not everywhere. And a row of namespaces that see their neighbours.
 
     with delay_link(rtt=0.05) as link:
         link.run_a(["ping", "-c", "1", link.address_b])
+
+    with row_of_networks(3) as row:
+        subprocess.run([*row.prefix(0), "ping", "-c", "1", row.address(1)])
 
 The namespaces have no name: they live as long as the relay and what runs in them, so nothing is
 left behind however the test ends. Run as a script, this file is the relay.
@@ -112,6 +115,27 @@ class Link:
         return subprocess.run([*self.prefix_b, *command], **options)
 
 
+class Row:
+    """Namespaces in a row, numbered from 0. None forwards anything."""
+
+    def __init__(self, keeper: int, namespaces: Sequence[int]) -> None:
+        self._paths = [f"/proc/{keeper}/fd/{fd}" for fd in namespaces]
+
+    def prefix(self, number: int) -> list[str]:
+        return ["nsenter", f"--net={self._paths[number]}", "--"]
+
+    @staticmethod
+    def address(number: int) -> str:
+        """Where the one before it finds it; nobody else does."""
+        return f"10.78.{number}.2"
+
+
+@contextlib.contextmanager
+def row_of_networks(count: int) -> Iterator[Row]:
+    with _script(f"--row={count}") as (keeper, namespaces):
+        yield Row(keeper, namespaces)
+
+
 @contextlib.contextmanager
 def delay_link(
     rtt: float = 0.0,
@@ -123,18 +147,28 @@ def delay_link(
 ) -> Iterator[Link]:
     """`loss` and `rate` (bytes a second) hold for each direction, `rtt` (seconds) for both
     together."""
-    command = [sys.executable, __file__, f"--delay={rtt / 2}", f"--loss={loss}", f"--seed={seed}"]
-    command += [f"--queue={queue}", *([f"--rate={rate}"] if rate is not None else [])]
+    words = [f"--delay={rtt / 2}", f"--loss={loss}", f"--seed={seed}", f"--queue={queue}"]
+    words += [f"--rate={rate}"] if rate is not None else []
+    with _script(*words) as (relay, namespaces):
+        yield Link(relay, *namespaces)
+
+
+@contextlib.contextmanager
+def _script(*words: str) -> Iterator[tuple[int, list[int]]]:
+    """This file as a process, which keeps namespaces: its pid, and their descriptors there."""
     relay = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+        [sys.executable, __file__, *words],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
     )
     assert relay.stdin is not None
     assert relay.stdout is not None
     try:
         ready = relay.stdout.readline().split()
         if not ready:
-            raise RuntimeError("no delay link; it needs root and /dev/net/tun")
-        yield Link(relay.pid, int(ready[0]), int(ready[1]))
+            raise RuntimeError("no namespaces; they need root and /dev/net/tun")
+        yield relay.pid, [int(word) for word in ready]
     finally:
         relay.stdin.close()  # tells the relay to end
         relay.stdout.close()
@@ -156,6 +190,29 @@ def make_end(libc: ctypes.CDLL, number: int) -> tuple[int, int]:
     ):
         subprocess.run(["ip", *words.split()], check=True, stdin=subprocess.DEVNULL)
     return device, os.open("/proc/self/ns/net", os.O_RDONLY)
+
+
+def make_row(libc: ctypes.CDLL, count: int) -> list[int]:
+    """The namespaces, each joined to the one before it by a pair of devices."""
+    namespaces: list[int] = []
+    for number in range(count):
+        if libc.unshare(_CLONE_NEWNET) != 0:
+            raise OSError(ctypes.get_errno(), "unshare")
+        _ip("link set lo up")
+        namespaces.append(os.open("/proc/self/ns/net", os.O_RDONLY))
+        if number:
+            before = f"/proc/{os.getpid()}/fd/{namespaces[-2]}"
+            _ip(f"link add name back type veth peer name next netns {before}")
+            _ip(f"address add 10.78.{number}.2/24 dev back")
+            _ip("link set back up")
+            _ip(f"address add 10.78.{number}.1/24 dev next", f"--net={before}")
+            _ip("link set next up", f"--net={before}")
+    return namespaces
+
+
+def _ip(words: str, network: str = "") -> None:
+    prefix = ["nsenter", network, "--"] if network else []
+    subprocess.run([*prefix, "ip", *words.split()], check=True, stdin=subprocess.DEVNULL)
 
 
 def read_batch(device: int, direction: Direction) -> None:
@@ -191,10 +248,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     for name in ("delay", "loss", "rate"):
         parser.add_argument(f"--{name}", type=float)
-    for name in ("queue", "seed"):
+    for name in ("queue", "seed", "row"):
         parser.add_argument(f"--{name}", type=int)
     options = parser.parse_args()
     libc = ctypes.CDLL(None, use_errno=True)
+    if options.row:
+        print(*make_row(libc, options.row), flush=True)
+        sys.stdin.read()
+        return
     libc.prctl(_PR_SET_TIMERSLACK, 1)
     (first, namespace_a), (second, namespace_b) = make_end(libc, 1), make_end(libc, 2)
     path = Path(options.delay, options.loss, options.rate, options.queue)

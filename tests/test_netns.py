@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from tests.needs import need_device, need_root, need_tools
-from tests.netns import Direction, Link, Path, delay_link
+from tests.netns import Direction, Link, Path, delay_link, row_of_networks
 
 SECOND = 10**9
 
@@ -95,3 +95,19 @@ class TestLink:
         with delay_link() as one, delay_link(loss=1.0) as other:
             assert " 0% packet loss" in ping(one, one.address_b).stdout
             assert "100% packet loss" in ping(other, other.address_b, count=2).stdout
+
+
+@pytest.mark.privileged
+def test_a_row_sees_its_neighbours_and_nobody_else() -> None:
+    need_root()
+    need_tools("ip", "nsenter", "ping")
+
+    def sees(network: int, other: int) -> bool:
+        command = [*row.prefix(network), "ping", "-c", "1", "-W", "1", row.address(other)]
+        return subprocess.run(command, capture_output=True, timeout=20).returncode == 0
+
+    with row_of_networks(3) as row:
+        assert sees(0, 1)
+        assert sees(1, 2)
+        assert not sees(0, 2)
+        assert not sees(2, 1), "the address on that side is another"

@@ -11,7 +11,7 @@ import pytest
 
 from tests.accounts import Account, make_key
 from tests.needs import need_device, need_root, need_tools
-from tests.netns import Link, delay_link
+from tests.netns import Link, Row, delay_link, row_of_networks
 from tests.programs import URL_PATH, Server, Sshoq, free_port, quiet_environment
 from tests.scenarios.conftest import ServerFactory
 
@@ -202,3 +202,78 @@ def test_a_path_that_is_too_narrow_for_that_is_told_of(across: Behind) -> None:
     assert (done.returncode, done.stdout) == (255, b"")
     line = b"the path to jump host %s carries no packets that another connection fits into"
     assert line % Link.address_b.encode() in done.stderr, done.stderr
+
+
+class TestThreeNetworks:
+    """Two hops, each of which alone can reach the next one; the client reaches the first."""
+
+    @pytest.fixture
+    def row(self) -> Iterator[Row]:
+        need_root()
+        need_tools("ip", "nsenter")
+        with row_of_networks(4) as row:
+            yield row
+
+    @pytest.fixture
+    def config(
+        self, row: Row, tmp_path: Path, sshoq: Sshoq, start_server: ServerFactory, account: Account
+    ) -> Path:
+        lines = []
+        known = tmp_path / "known_hosts"
+        with known.open("w") as file:
+            for number, name in enumerate(("one", "two", "target"), start=1):
+                address = row.address(number)
+                server = start_server(sshoq, prefix=row.prefix(number), host=address)
+                file.write(server.known_hosts())
+                lines.append(f"Host {name}\nHostName {address}\nPort {server.port}\n")
+        path = tmp_path / "config"
+        path.write_text(
+            "".join(lines) + f"Host *\nUser {account.name}\nIdentityFile {account.key}\n"
+            f"IdentitiesOnly yes\nBatchMode yes\nUserKnownHostsFile {known}\n"
+            f"StrictHostKeyChecking yes\nGlobalKnownHostsFile /dev/null\n"
+            f"URLPath {URL_PATH}\nTransport quic\nConnectTimeout 20\n"
+        )
+        return path
+
+    @pytest.fixture
+    def run(self, row: Row, config: Path) -> Callable[..., subprocess.CompletedProcess[bytes]]:
+        def run(*words: str, input: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+            return subprocess.run(
+                [*row.prefix(0), Sshoq().client(), "-F", str(config), *words],
+                input=input,
+                env=quiet_environment(config.parent),
+                cwd=config.parent,
+                capture_output=True,
+                timeout=100,
+            )
+
+        return run
+
+    Run = Callable[..., subprocess.CompletedProcess[bytes]]
+
+    def test_a_session_and_its_data(self, run: Run) -> None:
+        done = run("-J", "one,two", "target", "echo $SSH_CONNECTION; cat; exit 7", input=BLOB)
+        line, _, rest = done.stdout.partition(b"\n")
+        assert (rest == BLOB, done.returncode) == (True, 7), done.stderr
+        assert line.split()[0] == b"10.78.3.1", "it comes from the last hop"
+        assert line.split()[2] == b"10.78.3.2"
+
+    def test_there_is_no_shorter_way(self, run: Run) -> None:
+        for words in (["target"], ["-J", "one", "target"], ["-J", "two", "target"]):
+            done = run("-o", "ConnectTimeout=1", *words, "echo hello")
+            assert (done.returncode, done.stdout) == (255, b"")
+
+    def test_standard_input_as_a_connection_at_the_end(self, run: Run) -> None:
+        done = run("-J", "one,two", "-W", f"127.0.0.1:{free_port('tcp')}", "target")
+        assert b"connect failed: Connection refused" in done.stderr
+
+    def test_files_are_copied(self, run: Run, config: Path, account: Account) -> None:
+        """The Go programs' file transfer, all the way."""
+        (config.parent / "blob").write_bytes(BLOB)
+        done = run("-J", "one,two", "-scp", "blob", "target%jumped")
+        assert done.returncode == 0, done.stderr
+        assert (account.home / "jumped").read_bytes() == BLOB
+        done = run("-J", "one,two", "-sftp", "target", input=b"get jumped back\nrm jumped\n")
+        assert done.returncode == 0, done.stderr
+        assert (config.parent / "back").read_bytes() == BLOB
+        assert not (account.home / "jumped").exists()
