@@ -2,8 +2,8 @@
 for the pump.
 
 Knows no channel and no protocol. A descriptor that is shared with other programs (our standard
-input and output) keeps its flags: it is opened anew through /proc where that works, and otherwise
-waited for before each small read or write.
+input and output) keeps its flags: it is opened anew through /proc where that works, a socket is
+asked at each call not to block, and anything else is waited for before each small read or write.
 """
 
 import asyncio
@@ -109,7 +109,7 @@ class FdSource(_Descriptor):
             await self._wait(writing=False)
         while not self._closed:
             try:
-                return os.read(self._fd, self._size)
+                return self._read_now()
             except BlockingIOError:
                 if self._draining:
                     return b""
@@ -119,6 +119,9 @@ class FdSource(_Descriptor):
                     return b""
                 raise
         return b""
+
+    def _read_now(self) -> bytes:
+        return os.read(self._fd, self._size)
 
 
 class FdSink(_Descriptor):
@@ -140,7 +143,7 @@ class FdSink(_Descriptor):
     async def _write_some(self, view: memoryview) -> int:
         try:
             if self._non_blocking:
-                return os.write(self._fd, view)
+                return self._write_now(view)
             await self._wait(writing=True)
             return 0 if self._closed else os.write(self._fd, view[:CAREFUL_WRITE])
         except BlockingIOError:
@@ -150,6 +153,9 @@ class FdSink(_Descriptor):
             if error.errno in _READER_GONE:
                 raise SinkClosed(os.strerror(error.errno)) from None
             raise
+
+    def _write_now(self, view: memoryview) -> int:
+        return os.write(self._fd, view)
 
     async def write_eof(self) -> None:
         """Close the descriptor, unless it serves the other direction, too (a pty's master)."""
@@ -194,6 +200,38 @@ class SocketEnd:
         self._end.close()
 
 
+class _SharedSocketSource(FdSource):
+    """A stream socket that other programs have, too. rsync, scp, sftp and sshfs give us such."""
+
+    def __init__(self, end: socket.socket) -> None:
+        super().__init__(end.fileno(), owned=False)
+        self._end = end
+        self._non_blocking = True
+
+    def _read_now(self) -> bytes:
+        return self._end.recv(self._size, socket.MSG_DONTWAIT)
+
+    def close(self) -> None:
+        super().close()
+        self._end.close()
+
+
+class _SharedSocketSink(FdSink):
+    """The same in the other direction."""
+
+    def __init__(self, end: socket.socket) -> None:
+        super().__init__(end.fileno(), owned=False)
+        self._end = end
+        self._non_blocking = True
+
+    def _write_now(self, view: memoryview) -> int:
+        return self._end.send(view, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+
+    def close(self) -> None:
+        super().close()
+        self._end.close()
+
+
 def set_no_delay(end: socket.socket) -> None:
     """What is interactive must not wait for more; as OpenSSH does on whatever it forwards."""
     if end.family in (socket.AF_INET, socket.AF_INET6):
@@ -219,13 +257,30 @@ def reopen_non_blocking(fd: int, flags: int) -> int | None:
         return None
 
 
+def share_socket(fd: int) -> socket.socket | None:
+    """Another descriptor of the stream socket behind `fd`; None for anything else."""
+    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+        return None
+    end = socket.socket(fileno=os.dup(fd))
+    if end.type == socket.SOCK_STREAM:
+        return end
+    end.close()
+    return None
+
+
 def standard_source(fd: int) -> FdSource:
     """Standard input as a source: other programs may share it, so its flags stay."""
+    end = share_socket(fd)
+    if end is not None:
+        return _SharedSocketSource(end)
     own = reopen_non_blocking(fd, os.O_RDONLY)
     return FdSource(fd, owned=False) if own is None else FdSource(own)
 
 
 def standard_sink(fd: int) -> FdSink:
     """Standard output or error as a sink; see standard_source()."""
+    end = share_socket(fd)
+    if end is not None:
+        return _SharedSocketSink(end)
     own = reopen_non_blocking(fd, os.O_WRONLY)
     return FdSink(fd, owned=False) if own is None else FdSink(own)

@@ -157,10 +157,16 @@ def test_devices_that_epoll_refuses_can_be_read(name: str) -> None:
     run(main)
 
 
-@pytest.mark.parametrize("kind", ["pipe", "terminal", "socket"])
+@pytest.mark.parametrize("kind", ["pipe", "terminal", "socket", "datagrams"])
 def test_shared_descriptors_keep_their_flags(kind: str) -> None:
     async def main() -> None:
-        ends = {"pipe": os.pipe, "terminal": pty.openpty, "socket": _socket_pair}[kind]()
+        makers: dict[str, Callable[[], tuple[int, int]]] = {
+            "pipe": os.pipe,
+            "terminal": pty.openpty,
+            "socket": _socket_pair,
+            "datagrams": lambda: _socket_pair(socket.SOCK_DGRAM),
+        }
+        ends = makers[kind]()
         source, sink = standard_source(ends[0]), standard_sink(ends[1])
         await sink.write(b"hello\n")
         assert (await source.read()).strip() == b"hello"
@@ -173,6 +179,59 @@ def test_shared_descriptors_keep_their_flags(kind: str) -> None:
     run(main)
 
 
-def _socket_pair() -> tuple[int, int]:
-    left, right = socket.socketpair()
+@pytest.mark.parametrize("size", [10, 3_000_000])
+def test_a_shared_socket_takes_and_gives_much_at_a_time(size: int) -> None:
+    """However slow its other end is; it is the same socket for both, as sshfs gives it."""
+    payload = os.urandom(size)
+
+    async def main() -> None:
+        ours, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        fd = ours.detach()
+        other = os.dup(fd)
+        source, sink = standard_source(fd), standard_sink(other)
+        loop = asyncio.get_running_loop()
+        async with asyncio.TaskGroup() as group:
+            writing = group.create_task(sink.write(payload))
+            group.create_task(loop.sock_sendall(theirs, payload))
+            received, sent = b"", b""
+            while len(received) < size or len(sent) < size:
+                if len(received) < size:
+                    received += await loop.sock_recv(theirs, 65536)
+                if len(sent) < size:
+                    sent += await source.read()
+            await writing
+        assert (received == payload, sent == payload) == (True, True)
+        theirs.close()
+        assert await source.read() == b""
+        with pytest.raises(SinkClosed):
+            await sink.write(b"x")
+        assert os.get_blocking(fd)
+        for one in (source, sink):
+            one.close()
+            one.close()
+        for one_fd in (fd, other):
+            os.close(one_fd)
+
+    run(main)
+
+
+def test_closing_a_shared_socket_leaves_the_others_theirs() -> None:
+    async def main() -> None:
+        ours, theirs = socket.socketpair()
+        source = standard_source(ours.fileno())
+        reading = asyncio.ensure_future(source.read())
+        await asyncio.sleep(0)
+        source.close()
+        assert await reading == b""
+        ours.sendall(b"still there")
+        assert theirs.recv(20) == b"still there"
+        ours.close()
+        theirs.close()
+
+    run(main)
+
+
+def _socket_pair(kind: socket.SocketKind = socket.SOCK_STREAM) -> tuple[int, int]:
+    left, right = socket.socketpair(socket.AF_UNIX, kind)
     return left.detach(), right.detach()
