@@ -7,9 +7,13 @@ leave in the file system is kept in mind here, and removed.
 
 import contextlib
 import errno
+import hashlib
 import os
+import re
 import secrets
+import socket
 import stat
+import time
 
 from sshoq.listening import UnixListener, open_listeners
 from sshoq.server import log
@@ -34,6 +38,13 @@ AGENT_DIRECTORY = ".ssh/agent"
 AGENT_MASK = 0o177
 MAX_PATH = 107
 """What a Unix socket's address has room for."""
+
+SOCKET_TABLE = "/proc/net/unix"
+
+STALE_AFTER = 60.0
+"""Seconds. A younger socket may be about to be listened on."""
+MAX_SWEPT = 64
+"""Of sockets that others have left, as many are looked at each time."""
 
 
 class Listeners:
@@ -152,9 +163,9 @@ class Listeners:
     def _agent_place(self) -> str:
         """In the user's home as sshd has it since 10.1; without one that can be used, in /tmp."""
         directory = os.path.join(self._rights.account.home, AGENT_DIRECTORY)
-        name = f"s.{secrets.token_hex(5)}.sshoq.{secrets.token_hex(5)}"
-        path = os.path.join(directory, name)
+        path = os.path.join(directory, f"s.{secrets.token_hex(5)}.sshoq.{_host_mark()}")
         if len(os.fsencode(path)) <= MAX_PATH and _is_own_directory(directory):
+            sweep_agents(directory)
             return path
         self._agent_directory = f"/tmp/sshoq-{secrets.token_hex(8)}"
         os.mkdir(self._agent_directory, 0o700)
@@ -187,3 +198,45 @@ def _is_own_directory(directory: str) -> bool:
         and status.st_uid == os.geteuid()
         and not status.st_mode & 0o077
     )
+
+
+# --------------------------------------------------------------------------- what was left behind
+
+
+def _host_mark() -> str:
+    """Part of a socket's name: several machines may have the same home, and none of them can tell
+    whether another one's socket is in use."""
+    return hashlib.sha256(os.uname().nodename.encode()).hexdigest()[:10]
+
+
+def sweep_agents(directory: str) -> None:
+    """Remove the agent sockets of leaders that were killed. The next one does it, with the user's
+    rights: root would have to be careful in a directory that is not its own."""
+    left = re.compile(rf"s\.[0-9a-f]{{10}}\.sshoq\.{_host_mark()}")
+    bound = _sockets_in_use()
+    with contextlib.suppress(OSError):
+        names = [name for name in os.listdir(directory) if left.fullmatch(name)]
+        for name in names[:MAX_SWEPT]:
+            path = os.path.join(directory, name)
+            with contextlib.suppress(FileNotFoundError):
+                if os.fsencode(path) not in bound and _is_stale(path):
+                    os.unlink(path)
+
+
+def _sockets_in_use() -> set[bytes]:
+    """As far as can be seen: calling at them would bother those whose agents they lead to."""
+    try:
+        with open(SOCKET_TABLE, "rb") as table:
+            return {line.rpartition(b" ")[2].rstrip() for line in table}
+    except OSError:  # in a chroot
+        return set()
+
+
+def _is_stale(path: str) -> bool:
+    """A socket of ours that nobody listens on any more."""
+    status = os.lstat(path)
+    is_ours = stat.S_ISSOCK(status.st_mode) and status.st_uid == os.geteuid()
+    if not is_ours or time.time() - status.st_mtime < STALE_AFTER:
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as caller:
+        return caller.connect_ex(path) == errno.ECONNREFUSED

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from sshoq.auth.authorized_keys import KeyRights, parse_options
-from sshoq.server import dialing, lookup
+from sshoq.server import dialing, listeners, lookup
 from sshoq.server.account import Account
 from sshoq.server.config import load
 from sshoq.server.connection import ConnectionFacts
@@ -376,6 +376,46 @@ def test_a_home_that_others_have_a_hand_in_is_not_used(tmp_path: Path, spoil: st
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     desk.listeners.remove_all()
     assert not path.parent.exists()
+
+
+def left_behind(path: Path, age: float = 3600.0) -> Path:
+    """A socket that nobody listens on."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+    os.utime(path, (time.time() - age,) * 2)
+    return path
+
+
+@pytest.mark.parametrize("table", ["/proc/net/unix", "/nonexistent/table"])
+def test_sockets_of_killed_leaders_go_with_the_next_login(
+    short_home: Path, table: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those in use stay, those of other programs and machines, and what might be begun just now."""
+    monkeypatch.setattr(listeners, "SOCKET_TABLE", table)
+    first = Desk(own(short_home))
+    first.listeners.listen_for_agent(ListenForAgent(4))
+    _, [living] = first.next()
+    path = agent_path(first)
+    os.utime(path, (1.0, 1.0))
+    mark, place = path.name.rpartition(".")[2], path.parent
+    dead = left_behind(place / f"s.{'0' * 10}.sshoq.{mark}")
+    kept = [
+        path,
+        left_behind(place / f"s.{'1' * 10}.sshoq.{mark}", age=0.0),
+        left_behind(place / f"s.{'2' * 10}.sshoq.{'0' * 10}"),
+        left_behind(place / f"s.{'3' * 10}.sshd.{mark}"),
+    ]
+    file = place / f"s.{'4' * 10}.sshoq.{mark}"
+    file.touch()
+    os.utime(file, (1.0, 1.0))
+    second = Desk(own(short_home))
+    second.listeners.listen_for_agent(ListenForAgent(4))
+    _, [other] = second.next()
+    assert not dead.exists()
+    assert all(one.exists() for one in (*kept, file, agent_path(second)))
+    living.close()
+    other.close()
 
 
 # --------------------------------------------------------------------------- permits
