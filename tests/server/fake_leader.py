@@ -121,7 +121,7 @@ class FakeLeader:
         await self.answering.wait()
         if self.refusal is not None:
             raise self.refusal
-        near, far = socket.socketpair()
+        near, far = socket.socketpair(type=_socket_type(request))
         self.targets.put_nowait(far)
         return near.detach()
 
@@ -129,7 +129,7 @@ class FakeLeader:
         if self.refusal is not None:
             raise self.refusal
         self.listened.append(request)
-        sockets = open_listeners(["127.0.0.1"], 0, socket.SOCK_STREAM, print)
+        sockets = open_listeners(["127.0.0.1"], 0, _socket_type(request), print)
         port = sockets[0].getsockname()[1]
         self.ports.put_nowait(port)
         return [listener.detach() for listener in sockets], port
@@ -166,6 +166,10 @@ class FakeLeader:
     def close(self) -> None:
         for session in list(self._running):
             self.close_session(session)
+
+
+def _socket_type(request: Dial | Listen) -> socket.SocketKind:
+    return socket.SOCK_DGRAM if request.kind == Dial.UDP else socket.SOCK_STREAM
 
 
 def _three_pipes() -> tuple[Streams, list[int]]:

@@ -399,7 +399,7 @@ def test_a_silly_largest_message_does_no_harm(announced: int) -> None:
 @pytest.mark.parametrize(
     "name",
     ["exec-ok", "exec-stderr-exit37", "exec-stdin", "exec-missing-127", "exec-exit255",
-     "exec-large-output", "exec-large-input", "shell-pipe"],
+     "exec-large-output", "exec-large-input", "shell-pipe", "proxy-jump-inner"],
 )  # fmt: skip
 def test_a_recorded_go_client_is_served_as_the_go_server_served_it(name: str) -> None:
     transcript = Transcript(name)
