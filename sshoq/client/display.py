@@ -9,7 +9,9 @@ import asyncio
 import os
 import secrets
 import stat
+import threading
 from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
 from sshoq.client.forwards import dial, dial_path
@@ -198,16 +200,29 @@ class ForwardedDisplay:
         self._found: asyncio.Future[Authorization | None] | None = None
         self._sessions: set[int] = set()
 
+    def begin(self) -> "asyncio.Future[Authorization | None]":
+        """Have what opens it asked for, once, by a thread that nobody has to wait for."""
+        if self._found is not None:
+            return self._found
+        options = self._options
+        if not options.forward_x11_trusted and options.forward_x11_timeout:
+            self._deadline = self._loop.time() + 1 + options.forward_x11_timeout
+        found = self._found = self._loop.create_future()
+
+        def find() -> None:
+            try:
+                settle = partial(_settle, found, find_authorization(self._name, options, self._log))
+            except BaseException as error:
+                settle = partial(_fail, found, error)
+            with suppress(RuntimeError):  # the loop has ended meanwhile
+                self._loop.call_soon_threadsafe(settle)
+
+        threading.Thread(target=find, daemon=True).start()
+        return found
+
     async def prepare(self) -> bool:
-        """Whether it can be forwarded. What opens it is asked for once."""
-        if self._found is None:
-            options = self._options
-            if not options.forward_x11_trusted and options.forward_x11_timeout:
-                self._deadline = self._loop.time() + 1 + options.forward_x11_timeout
-            self._found = self._loop.run_in_executor(
-                None, find_authorization, self._name, options, self._log
-            )
-        return await asyncio.shield(self._found) is not None
+        """Whether it can be forwarded."""
+        return await asyncio.shield(self.begin()) is not None
 
     def request_for(self, session: int) -> X11Req:
         """What to ask in that session, which from then on may use the display."""
@@ -270,3 +285,15 @@ class ForwardedDisplay:
             reason = os.strerror(error.errno) if error.errno else error.strerror or str(error)
             self._log.error(f"connect {where}: {reason}")
             raise
+
+
+def _settle(
+    found: "asyncio.Future[Authorization | None]", authorization: Authorization | None
+) -> None:
+    if not found.done():
+        found.set_result(authorization)
+
+
+def _fail(found: "asyncio.Future[Authorization | None]", error: BaseException) -> None:
+    if not found.done():
+        found.set_exception(error)

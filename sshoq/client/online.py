@@ -116,6 +116,8 @@ class _Run:
         return ForwardedDisplay(name, self._options, self._log)
 
     async def run(self) -> int:
+        if self._display is not None and self._wants_display:
+            self._display.begin()
         async with self._way() as client:
             self._departure.on_reached()
             return await self._converse(client)
@@ -311,10 +313,15 @@ class _Run:
 
     async def _take_display_along(self) -> None:
         """With what opens it, which the session's request leaves with, perhaps with the login."""
-        if self._display is None or self._session is None or self._will_be_master:
+        if self._display is None or self._session is None or not self._wants_display:
             return
         if await self._display.prepare():
             self._session = self._session._replace(display=self._display)
+
+    @property
+    def _wants_display(self) -> bool:
+        """For a session of our own, and not our clients'."""
+        return self._session is not None and not self._will_be_master
 
     def _guard(self) -> None:
         """Nothing for a host that may not be the right one to abuse."""

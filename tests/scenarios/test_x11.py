@@ -18,10 +18,11 @@ from tests.accounts import Account
 from tests.janitor import Janitor
 from tests.needs import need_root, need_tools
 from tests.processes import is_running, read_process, wait_until
-from tests.programs import Client, Programs, Server
+from tests.programs import PROGRAMS, Client, Programs, Server
 from tests.scenarios.conftest import ClientFactory, ServerFactory, server_factory
 
-pytestmark = pytest.mark.privileged
+# One after another: they wait for display numbers that others would take at once.
+pytestmark = [pytest.mark.privileged, pytest.mark.xdist_group("x11")]
 
 FORWARDED = re.compile(rb"localhost:(\d+)\.0\n")
 WARNING = (
@@ -62,7 +63,9 @@ def screen(janitor: Janitor) -> Iterator[Screen]:
     janitor.owe("process", f"{process.pid} {_started(process.pid)}")
     os.close(writer)
     with open(reader, encoding="ascii") as answer:
-        number = int(answer.readline())
+        line = answer.readline()
+    assert line, (directory / "log").read_text()
+    number = int(line)
     authority = directory / "authority"
     note_cookie(authority, number, cookie)
     yield Screen(number, cookie, authority)
@@ -240,22 +243,32 @@ def listeners_on(port: int) -> list[str]:
     return found
 
 
+@pytest.mark.parametrize("guest", sorted(PROGRAMS))
 def test_shared_sessions_get_a_display_if_they_ask(
-    client: Client, screen: Screen, tmp_path: Path
+    client: Client, screen: Screen, tmp_path: Path, guest: str
 ) -> None:
+    """Whichever of the programs is the master of whichever."""
     place = tmp_path / "control"
-    shared = ("-S", str(place))
-    flags = ["-M", "-N", "-Y", *shared, "-o", "BatchMode=yes"]
+    shared = ("-F", "none", "-S", str(place))
+
+    def run_guest(command: str, *flags: str) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            [PROGRAMS[guest].client(), *flags, *shared, f"{client.user}@127.0.0.1", command],
+            env=client.environment(screen.environment), cwd=client.directory,
+            stdin=subprocess.DEVNULL, capture_output=True, timeout=60,
+        )  # fmt: skip
+
+    flags = ["-M", "-N", "-Y", "-S", str(place), "-o", "BatchMode=yes"]
     master = subprocess.Popen(
         client.command(flags=flags), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
         env=client.environment(screen.environment), cwd=client.directory,
     )  # fmt: skip
     try:
         wait_until(place.exists, 30, "the master is there")
-        done = run(client, screen, "echo $DISPLAY; xdpyinfo", "-Y", *shared)
+        done = run_guest("echo $DISPLAY; xdpyinfo", "-Y")
         assert done.returncode == 0, done
         assert FORWARDED.match(done.stdout)
-        assert run(client, screen, "echo $DISPLAY", "-x", *shared).stdout == b"\n"
+        assert run_guest("echo $DISPLAY", "-x").stdout == b"\n"
     finally:
         master.terminate()
         master.communicate(timeout=30)
