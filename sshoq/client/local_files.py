@@ -103,15 +103,32 @@ class LocalStream(LocalFile):
             view = view[os.write(self._fd, view):]
 
 
+def _behind_links(path: bytes) -> bytes:
+    """Where it leads to. In a directory like /tmp a link that somebody else has laid is left as it
+    stands, as by the kernel (protected_symlinks): there it can be neither followed nor replaced.
+    """
+    folder, name = os.path.split(path)
+    above = os.stat(folder or b".")
+    if above.st_mode & stat.S_ISVTX and above.st_mode & stat.S_IWOTH:
+        with contextlib.suppress(FileNotFoundError):
+            link = os.lstat(path)
+            if stat.S_ISLNK(link.st_mode) and link.st_uid in (os.geteuid(), above.st_uid):
+                return os.path.realpath(path)  # nobody else can change it
+        return os.path.join(os.path.realpath(folder), name)
+    return os.path.realpath(path)
+
+
 @contextmanager
 def written_file(path: bytes, mode: int) -> Iterator[LocalFile]:
     """The file that the user named. A link of the user's own is followed; what is no ordinary file
     is written as it stands."""
     if path.endswith(b"/"):
         raise FileNotFoundError(errno.ENOENT, "no such directory", path)
-    path = os.path.realpath(path)
+    path = _behind_links(path)
     if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
-        fd = os.open(path, os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
+        # O_CREAT, although it is there: then the kernel looks whose FIFO it is (protected_fifos).
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOCTTY | os.O_CLOEXEC
+        fd = os.open(path, flags, 0o600)
         try:
             yield LocalStream(fd)
         finally:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sshoq.client.local_files import LocalFolder, written_file
+from tests.needs import need_root
 
 
 @pytest.fixture
@@ -103,6 +104,33 @@ def test_the_user_may_name_a_link(tmp_path: Path) -> None:
         file.write(0, b"new")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "real").read_text() == "new"
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_link_in_a_directory_of_everybodys_is_followed_if_it_is_the_users(
+    tmp_path: Path, ours: bool
+) -> None:
+    """Else whoever lays one in /tmp decides which of the user's files is overwritten."""
+    need_root()
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    os.chown(shared, 65533, 65533)
+    (tmp_path / "precious").write_text("old")
+    (shared / "link").symlink_to(tmp_path / "precious")
+    if not ours:
+        os.chown(shared / "link", 65534, 65534, follow_symlinks=False)
+    with written_file(os.fsencode(shared / "link"), 0o644) as file:
+        file.write(0, b"new")
+    assert (shared / "link").is_symlink() == ours
+    assert (tmp_path / "precious").read_text() == ("new" if ours else "old")
+
+
+def test_a_new_file_in_a_directory_of_everybodys(tmp_path: Path) -> None:
+    tmp_path.chmod(0o1777)
+    with written_file(os.fsencode(tmp_path / "new"), 0o644) as file:
+        file.write(0, b"data")
+    assert (tmp_path / "new").read_text() == "data"
 
 
 def test_the_user_may_name_a_pipe(tmp_path: Path) -> None:
