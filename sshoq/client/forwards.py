@@ -728,8 +728,13 @@ Addresses = Sequence[tuple[int, tuple[Any, ...]]]
 
 
 def literal_addresses(host: str, port: int) -> Addresses:
-    """gaierror for a name. Asks nobody."""
-    found = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM, 0, _LITERAL)
+    """gaierror for a name, or for what cannot be one: whoever calls at a forwarding may send it.
+    Asks nobody.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM, 0, _LITERAL)
+    except ValueError:  # too long for a label, or with a zero byte
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known") from None
     return [(family, address) for family, _, _, _, address in found]
 
 
@@ -740,7 +745,7 @@ async def look_up(host: str, port: int) -> Addresses:
     try:
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except UnicodeError:
+    except ValueError:
         raise OSError(0, "Name or service not known") from None
     return [(family, address) for family, _, _, _, address in found]
 

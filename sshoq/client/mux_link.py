@@ -35,7 +35,20 @@ def connect(path: str, options: "Options", log: Log, *, must: bool) -> "_socket.
         sock.close()
         _complain_of_connect(path, error, options, log, must=must)
         return None
+    if not _is_ours(sock):
+        sock.close()
+        complaint = f"Control socket {path} is another user's"
+        if must:
+            raise Failure(complaint)
+        log.error(complaint)
+        return None
     return sock
+
+
+def _is_ours(sock: "_socket.socket") -> bool:
+    """Whether root or our own user listens: the master gets our terminal, and says what to type."""
+    credentials = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
+    return int.from_bytes(credentials[4:8], sys.byteorder) in (0, os.getuid())
 
 
 def _complain_of_connect(

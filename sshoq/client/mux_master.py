@@ -42,21 +42,24 @@ async def mastering(
     where another one has the place: then there is no sharing."""
     assert options.control_path is not None
     log.debug("setting up multiplex master socket")
-    try:
-        place = ControlSocket(options.control_path)
-    except PlaceTaken as error:
-        log.error(f"ControlSocket {error} already exists, disabling multiplexing")
-        yield None
-        return
+    place: ControlSocket | None = None
 
     def leave(number: int) -> None:
         """Between what catches signals by itself."""
-        place.remove()
+        if place is not None:
+            place.remove()
         os._exit(FAILED)
 
     failure: BaseException | None = None
     try:
         with catching(ENDING, leave):
+            try:
+                place = ControlSocket(options.control_path)
+            except PlaceTaken as error:
+                log.error(f"ControlSocket {error} already exists, disabling multiplexing")
+            if place is None:
+                yield None
+                return
             async with asyncio.TaskGroup() as group:
                 master = Master(place, client, forwards, options, log, agent, display, group)
                 try:
@@ -67,7 +70,8 @@ async def mastering(
                 finally:
                     master.close()
     finally:
-        place.remove()
+        if place is not None:
+            place.remove()
     if failure is not None:
         raise failure
 

@@ -484,9 +484,12 @@ def test_a_name_as_target_of_a_go_listener_gets_a_stand_in(tmp_path: Path) -> No
     run(main)
 
 
-async def socks_through(there: There, listener: Channel, port: int) -> tuple[Channel, bytes]:
+async def socks_through(
+    there: There, listener: Channel, port: int, host: bytes = b""
+) -> tuple[Channel, bytes]:
     channel = there.open(ForwardedTcpip(listener.stream_id, "192.0.2.1", 5))
-    request = b"\x04\x01" + port.to_bytes(2, "big") + b"\x7f\0\0\1me\0ahead"
+    where = b"\0\0\0\1me\0" + host + b"\0" if host else b"\x7f\0\0\1me\0"
+    request = b"\x04\x01" + port.to_bytes(2, "big") + where + b"ahead"
     await channel.write(request)
     return channel, bytes(await channel.read())
 
@@ -514,6 +517,22 @@ def test_remote_socks_dials_from_here(target: socket.socket) -> None:
 
     with target:
         run(main)
+
+
+@pytest.mark.parametrize("host", [b"a" * 64, b"\xff", b".", b"a..b", "ä".encode() * 60])
+def test_a_name_that_can_be_none_is_one_callers_failure_and_not_the_end(host: bytes) -> None:
+    """Whoever is at the server may send it."""
+
+    async def main() -> None:
+        async with forwards("-R", "1080") as there:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(there.forwards.ask_remote())
+                listener = await answer_listener(there, 1080)
+            for _ in range(2):
+                _, answer = await socks_through(there, listener, 80, host)
+                assert answer[:2] == b"\0\x5b"
+
+    run(main)
 
 
 def test_the_agent_is_reached_by_those_who_may(tmp_path: Path) -> None:

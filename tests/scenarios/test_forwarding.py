@@ -41,10 +41,12 @@ class Echo(socketserver.BaseRequestHandler):
 class EchoServer(socketserver.ThreadingTCPServer):
     daemon_threads = True
     allow_reuse_address = True
+    request_queue_size = 256
 
 
 class UnixEchoServer(socketserver.ThreadingUnixStreamServer):
     daemon_threads = True
+    request_queue_size = 256
 
 
 @contextlib.contextmanager

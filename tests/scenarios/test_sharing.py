@@ -3,12 +3,15 @@ OpenSSH's protocol, and what a person sees of it at a terminal."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import re
 import signal
 import socket
 import socketserver
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -16,10 +19,20 @@ from typing import NamedTuple
 import pytest
 
 from sshoq.client.mux_link import MasterLink
-from sshoq.client.mux_messages import NO_ESCAPE, NewSession
+from sshoq.client.mux_messages import (
+    NO_ESCAPE,
+    AskInfo,
+    AskProxy,
+    CloseForward,
+    Hello,
+    NewSession,
+    NewStdioForward,
+    OpenForward,
+    encode_packet,
+)
 from tests.accounts import Account
 from tests.processes import processes_of, wait_until
-from tests.programs import Client, find_program, free_port
+from tests.programs import Client, Programs, find_program, free_port
 from tests.scenarios.conftest import ClientFactory, ServerFactory
 from tests.scenarios.test_forwarding import Echo, EchoServer, UnixEchoServer, ask, serving
 from tests.terminal import Terminal
@@ -381,8 +394,9 @@ def test_the_first_client_outlasts_those_who_share(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_the_socket_goes_with_the_master(
-    master: Master, path: str, number: signal.Signals
+    client: Client, master: Master, path: str, number: signal.Signals
 ) -> None:
+    assert client.run(flags=["-S", path, "-O", "check"]).returncode == 0  # it is at work
     master.send_signal(number)
     assert master.wait(timeout=30) == (0 if number == signal.SIGTERM else 255)
     assert not os.path.exists(path)
@@ -566,6 +580,118 @@ def test_a_signal_to_the_client_puts_the_terminal_back(
     assert terminal.wait() == 255
     assert terminal.attributes() == before
     assert re.search(rb"Shared connection to .* closed", terminal.transcript)
+
+
+def test_a_socket_of_another_user_is_no_master(
+    programs: Programs, client: Client, path: str
+) -> None:
+    """Whoever lays one where a master is expected would get all that is typed."""
+    if programs.name == "openssh":
+        pytest.skip("it does not look")
+    script = (
+        "import os, socket, sys\n"
+        "listener = socket.socket(socket.AF_UNIX)\n"
+        "listener.bind(sys.argv[1])\n"
+        "os.chmod(sys.argv[1], 0o777)\n"
+        "os.setresuid(*[int(sys.argv[2])] * 3)\n"
+        "listener.listen()\n"
+        "print('ready', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", script, path, "65534"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as stranger:
+        assert stranger.stdout is not None
+        assert stranger.stdout.readline() == b"ready\n"
+        done = client.run("echo own way", flags=["-S", path])
+        assert (done.returncode, done.stdout) == (0, b"own way\n")
+        assert b"is another user's" in done.stderr
+        done = client.run(flags=["-S", path, "-O", "check"])
+        assert done.returncode == 255
+        stranger.kill()
+
+
+class Nonsense:
+    """A client of a master that sends anything, with descriptors of any kind."""
+
+    def __init__(self, path: str, seed: int) -> None:
+        self._chance = random.Random(seed)
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(20)
+        self._socket.connect(path)
+
+    def talk(self) -> None:
+        with self._socket, contextlib.ExitStack() as opened, contextlib.suppress(OSError):
+            self._socket.sendall(encode_packet(Hello()))
+            for _ in range(self._chance.randrange(1, 5)):
+                self._socket.sendall(self._packet())
+                for _ in range(self._chance.randrange(4)):
+                    self._give(opened)
+            if self._chance.random() < 0.5:
+                self._socket.shutdown(socket.SHUT_WR)
+                while self._socket.recv(65536):
+                    pass
+
+    def _packet(self) -> bytes:
+        chance = self._chance
+        text = chance.choice(["", "echo hello", "127.0.0.1", "x" * 3000, "\udcff"])
+        number = chance.choice([0, 1, 9, 22, 65535, 65536, 0xFFFF_FFFE, 0xFFFF_FFFF])
+        tty, x11, agent, subsystem = (chance.random() < 0.5 for _ in range(4))
+        variables = ("LANG=x", "odd", "=")
+        packet = encode_packet(
+            chance.choice([
+                NewSession(
+                    number, "", tty, x11, agent, subsystem, number, "vt100", text, variables
+                ),
+                NewStdioForward(number, "", text, number),
+                OpenForward(number, chance.randrange(5), text, number, text, number),
+                CloseForward(number, chance.randrange(5), text, number, text, number),
+                AskInfo(number, text),
+                AskProxy(number),
+            ])
+        )  # fmt: skip
+        if chance.random() < 0.3:
+            at = chance.randrange(8, len(packet))  # another type might be -O exit
+            packet = packet[:at] + chance.randbytes(chance.randrange(4)) + packet[at + 1 :]
+        return packet
+
+    def _give(self, opened: contextlib.ExitStack) -> None:
+        kind = self._chance.choice(["path", "directory", "full", "writer", "event", "none", "two"])
+        descriptors: list[int] = []
+        if kind == "path":
+            descriptors = [os.open("/", os.O_PATH)]
+        elif kind == "directory":
+            descriptors = [os.open("/", os.O_RDONLY)]
+        elif kind == "full":
+            descriptors = [os.open("/dev/full", os.O_RDWR)]
+        elif kind == "event":
+            descriptors = [os.eventfd(0)]
+        elif kind != "none":
+            descriptors = list(os.pipe())[: 1 + (kind == "two")]
+        for fd in descriptors:
+            opened.callback(os.close, fd)
+        socket.send_fds(self._socket, [b"\0"], descriptors)
+
+
+def test_clients_that_talk_nonsense_harm_nobody_else(
+    programs: Programs, master: Master, sharer: Sharer
+) -> None:
+    if programs.name == "openssh":
+        pytest.skip("its master does not survive it")
+    with subprocess.Popen(
+        sharer.command("echo begun; cat"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=sharer.environment,
+    ) as bystander:
+        assert bystander.stdout is not None
+        assert bystander.stdout.readline() == b"begun\n"
+        for seed in range(150):
+            Nonsense(sharer.path, seed).talk()
+        assert sharer.run("echo new").stdout == b"new\n"
+        assert bystander.communicate(b"still here", timeout=30)[0] == b"still here"
+        assert master.poll() is None
 
 
 def test_a_terminal_that_the_server_refuses(
