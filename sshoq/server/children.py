@@ -15,6 +15,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 
+from sshoq.server import signals
 from sshoq.server.config import ServerConfig
 from sshoq.server.connection import ConnectionFacts
 from sshoq.server.identity import Identity
@@ -35,7 +36,8 @@ _KERNELS_MOST = 1 << 20
 WANTED_DESCRIPTORS = 1 << 16
 """What root allows itself where the limit that it was started with is lower."""
 
-_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGUSR1)
+_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGUSR1)
+"""Not those that monitors wait for, too."""
 
 
 def start_router(
@@ -91,8 +93,7 @@ def start_monitor(
 def _leave_main() -> None:
     """Main's signals are not the child's, nor are those that a terminal sends to main's group."""
     signal.set_wakeup_fd(-1)
-    for number in _SIGNALS:
-        signal.signal(number, signal.SIG_DFL)
+    signals.dispose(_SIGNALS, signals.DEFAULT)
     os.setsid()
     _restore_oom_score()
 
@@ -136,20 +137,22 @@ def _restore_descriptor_limit() -> None:
 
 
 _OOM_FILE = "/proc/self/oom_score_adj"
-_oom_score: str | None = None
+_oom_score: bytes | None = None
 
 
 def protect_from_oom() -> None:
     """Main is not to be killed for what users' programs use; as sshd."""
     global _oom_score
-    with contextlib.suppress(OSError), open(_OOM_FILE, "r+") as file:
-        before = file.read().strip()
+    with contextlib.suppress(OSError), open(_OOM_FILE, "rb+", buffering=0) as file:
+        before = file.read()
         file.seek(0)
-        file.write("-1000\n")
+        file.write(b"-1000\n")
         _oom_score = before
 
 
 def _restore_oom_score() -> None:
     if _oom_score is not None:
-        with contextlib.suppress(OSError), open(_OOM_FILE, "w") as file:
-            file.write(_oom_score + "\n")
+        with contextlib.suppress(OSError):
+            descriptor = os.open(_OOM_FILE, os.O_WRONLY)
+            os.write(descriptor, _oom_score)
+            os.close(descriptor)

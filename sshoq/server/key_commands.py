@@ -18,11 +18,11 @@ from sshoq.auth.authorized_keys import MAX_FILE, distrust_reason
 from sshoq.auth.keys import PublicKey
 from sshoq.auth.ssh_certificates import Certificate
 from sshoq.config.lexer import ConfigSyntaxError, split_words
-from sshoq.server import libc, log
+from sshoq.server import libc, log, signals
 from sshoq.server.account import Account, find_account
 from sshoq.server.config import LoginConfig
 from sshoq.server.connection import ConnectionFacts
-from sshoq.server.login import become_user, close_descriptors, reset_signals
+from sshoq.server.login import become_user, close_descriptors
 
 COMMAND_TIME = 30.0
 """Seconds for a directory service far away; sshd leaves it to LoginGraceTime."""
@@ -185,8 +185,7 @@ def _become_program(words: list[str], runner: Account, writer: int) -> None:
     become_user(runner, None, None)
     libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
     close_descriptors()
-    reset_signals()
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    signals.reset()
     environment = {
         "HOME": runner.home,
         "LOGNAME": runner.name,

@@ -14,7 +14,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
-from sshoq.server import log
+from sshoq.server import log, signals
 from sshoq.server.dialing import Dialer
 from sshoq.server.displays import Display, Displays
 from sshoq.server.environment import (
@@ -148,9 +148,7 @@ class Leader:
             self._watch.turn()
 
     def _watch_children(self) -> None:
-        reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        signal.signal(signal.SIGCHLD, _noted)
-        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        reader = signals.watch((signal.SIGCHLD,))
         self._watch.add(reader, READABLE, lambda: self._take_children(reader))
 
     def _take_children(self, wakeup: int) -> None:
@@ -593,10 +591,6 @@ def run_leader(
 
 
 # --------------------------------------------------------------------------- small things
-
-
-def _noted(number: int, frame: object) -> None:
-    """SIGCHLD needs a handler, or the wakeup descriptor stays silent."""
 
 
 def _drain(descriptor: int) -> None:

@@ -21,6 +21,10 @@ _CAPABILITY_VERSION_3 = 0x20080522
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
+_prctl_with_text = libc["prctl"]
+_prctl_with_text.argtypes = (ctypes.c_int, ctypes.c_char_p)
+libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
+libc.signal.restype = ctypes.c_void_p
 
 
 class Capabilities(ctypes.Structure):
@@ -43,8 +47,7 @@ def prctl(option: int, argument: int = 0, second: int = 0) -> None:
 
 def set_process_name(name: str) -> None:
     """What ps -e and top show; at most 15 bytes."""
-    text = ctypes.create_string_buffer(name.encode()[:15])
-    prctl(PR_SET_NAME, ctypes.addressof(text))
+    _check(_prctl_with_text(PR_SET_NAME, name.encode()[:15]))
 
 
 def set_seccomp_filter(program: bytes) -> None:

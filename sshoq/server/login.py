@@ -7,7 +7,6 @@ instead of changing.
 
 import contextlib
 import os
-import signal
 import stat
 from collections.abc import Callable, Iterable, Iterator
 
@@ -167,17 +166,6 @@ def _change_root(path: str) -> None:
 
 
 # --------------------------------------------------------------------------- what is left behind
-
-
-def reset_signals() -> None:
-    """Dispositions and mask as a program expects them; Python itself ignores SIGPIPE and
-    SIGXFSZ."""
-    signal.set_wakeup_fd(-1)
-    for number in range(1, signal.NSIG):
-        if signal.getsignal(number) != signal.SIG_DFL:  # asking is free, setting costs a call each
-            with contextlib.suppress(OSError, ValueError):
-                signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def close_descriptors(keep: Iterable[int] = ()) -> None:

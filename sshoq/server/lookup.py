@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Annotated, NamedTuple
 
+from sshoq.server import signals
 from sshoq.server.login import close_descriptors
 from sshoq.server.watch import READABLE, Watch
 from sshoq.wire import ListOf, Message, Text, WireError
@@ -113,7 +114,7 @@ def _read_answer(data: bytes, port: int) -> tuple[list[Place], str]:
 def _look_up(host: str, writer: int) -> None:
     """The child. It keeps nothing of the leader's, whose end must show to the others at once."""
     signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signals.dispose((signal.SIGALRM,), signals.DEFAULT)
     signal.alarm(PATIENCE)
     close_descriptors((writer,))
     try:

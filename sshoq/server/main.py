@@ -7,7 +7,6 @@ no user's byte, and takes what a router says for the words of a stranger.
 """
 
 import contextlib
-import gc
 import os
 import select
 import signal
@@ -16,7 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from sshoq.server import log
+from sshoq.server import log, signals
 from sshoq.server.admission import Admission, Refused, Source
 from sshoq.server.children import (
     ROUTER_CODE,
@@ -44,7 +43,9 @@ from sshoq.server.flags import (
     parse_command_line,
     version_line,
 )
+from sshoq.server.heap import settle_heap
 from sshoq.server.identity import Identity, IdentityError, ensure_certificate, load_identity
+from sshoq.server.libc import clear_inheritable_capabilities
 from sshoq.server.listener import (
     Address,
     BindError,
@@ -89,6 +90,8 @@ GO_LOG_FILE = "sshoq.log"
 
 STOP_TIME = 2.0
 """Seconds for the routers to end."""
+
+_SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
 MAX_REFUSALS_LOGGED = 5
 """Lines a second about refused connections; a flood must not fill the disk."""
@@ -258,12 +261,12 @@ class Server:
             _daemonise()
         if os.geteuid() == 0:
             protect_from_oom()
-        self._wakeup = _catch_signals()
+            clear_inheritable_capabilities()
+        self._wakeup = signals.watch(_SIGNALS)
         self._poll.register(self._wakeup, select.EPOLLIN)
         self._announce_addresses()
         self._write_pid_file()
-        gc.collect()
-        gc.freeze()  # monitors are forked from here: what is loaded now is shared with them
+        settle_heap()  # monitors are forked from here: what is loaded now is shared with them
         return self._serve()
 
     def _keep_paths(self) -> None:
@@ -355,7 +358,7 @@ class Server:
         return isinstance(self._by_fd.get(event[0]), Listener)
 
     def _dispatch(self, fd: int) -> None:
-        if fd == self._wakeup.fileno():
+        if fd == self._wakeup:
             self._take_signals()
             return
         owner = self._by_fd.get(fd)
@@ -365,7 +368,7 @@ class Server:
             self._hear_monitor(owner)
 
     def _take_signals(self) -> None:
-        received = set(self._wakeup.recv(4096))
+        received = set(os.read(self._wakeup, 4096))
         if signal.SIGCHLD in received:
             self._reap()
         if signal.SIGHUP in received:
@@ -708,17 +711,6 @@ def _daemonise() -> None:
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
     os.close(null)
-
-
-def _catch_signals() -> socket.socket:
-    """The socket from which the numbers of received signals are read."""
-    ours, signals = socket.socketpair()
-    ours.setblocking(False)
-    signals.setblocking(False)
-    for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
-        signal.signal(number, lambda *_: None)
-    signal.set_wakeup_fd(signals.detach(), warn_on_full_buffer=False)
-    return ours
 
 
 def _notify_systemd(state: str) -> None:

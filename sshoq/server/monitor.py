@@ -19,7 +19,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple
 
-from sshoq.server import libc, log
+from sshoq.server import libc, log, signals
 from sshoq.server.account import Account
 from sshoq.server.authentication import Authenticator
 from sshoq.server.config import ServerConfig
@@ -32,7 +32,6 @@ from sshoq.server.login import (
     become_user,
     close_descriptors,
     is_root,
-    reset_signals,
 )
 from sshoq.server.pam import PamError
 from sshoq.server.privsep import (
@@ -157,7 +156,7 @@ class Monitor:
     def run(self) -> None:
         """Until the network process or the leader is gone, or breaks the rules."""
         self._start_grace()
-        wakeup = _watch_signals()
+        wakeup = signals.watch((signal.SIGCHLD, signal.SIGTERM))
         self._poll.register(self._network, select.POLLIN)
         self._poll.register(wakeup, select.POLLIN)
         if self._main is not None:
@@ -221,7 +220,7 @@ class Monitor:
             return
         self._deadline = time.monotonic() + grace + random.uniform(0, GRACE_JITTER)
         # A PAM module may hang in the middle of an answer; this ends even that.
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signals.dispose((signal.SIGALRM,), signals.DEFAULT)
         signal.alarm(int(grace + GRACE_JITTER) + STUCK)
 
     def _milliseconds_left(self) -> float | None:
@@ -384,8 +383,7 @@ class Monitor:
         self, to_network: socket.socket, to_monitor: socket.socket, rights: LoginRights
     ) -> int:
         """The child: give up root and all that was the monitor's, the key first."""
-        reset_signals()
-        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        signals.reset(keep=(signal.SIGCHLD, signal.SIGPIPE))
         # What PAM modules hold open must end with the monitor, too, so it is not kept here.
         close_descriptors((to_network.fileno(), to_monitor.fileno(), log.descriptor()))
         libc.set_process_name("sshoq-leader")
@@ -622,25 +620,17 @@ def chroot_of(rights: LoginRights) -> str | None:
     return None if path is None else expand_tokens(path, rights.account)
 
 
+_IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ)
+
+
 def _prepare_process() -> None:
     libc.set_process_name("sshoq-monitor")
     libc.prctl(libc.PR_SET_DUMPABLE, 0)
     # Programs whose leader was killed become our children, and so stay known.
     libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)
-    if is_root():
-        libc.clear_inheritable_capabilities()
     os.umask(os.umask(0o077) | 0o022)
     os.chdir("/")  # a program whose user has no home stays here
-    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _watch_signals() -> int:
-    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    for number in (signal.SIGCHLD, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
-    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    return reader
+    signals.dispose(_IGNORED, signals.IGNORED)
 
 
 def _is_own_child(pid: int) -> bool:

@@ -13,11 +13,11 @@ import termios
 from collections.abc import Callable
 from typing import NamedTuple, NoReturn
 
-from sshoq.server import libc
+from sshoq.server import libc, signals
 from sshoq.server.account import Account
 from sshoq.server.displays import Display
 from sshoq.server.environment import MAX_FILE, Variable, parse_environment_file
-from sshoq.server.login import close_descriptors, reset_signals
+from sshoq.server.login import close_descriptors
 
 USER_RC = ".ssh/rc"
 SYSTEM_RC = "/etc/ssh/sshrc"
@@ -88,7 +88,7 @@ def run_program(program: Program) -> NoReturn:
 def _become_session(program: Program) -> None:
     """A session of its own, so that its process group can be signalled, and the terminal its
     own."""
-    reset_signals()
+    signals.reset()
     os.setsid()
     # Should the leader be killed, nobody else would hang this program up at once.
     libc.prctl(libc.PR_SET_PDEATHSIG, SIGHUP)

@@ -6,7 +6,6 @@ table of connection IDs, asks main whether a newcomer is welcome, and forks the 
 will serve it. It never runs an event loop of its own; the child starts one after the fork.
 """
 
-import gc
 import os
 import resource
 import select
@@ -15,7 +14,10 @@ import socket
 import time
 from contextlib import suppress
 
+from sshoq.server import signals
 from sshoq.server.arrival import Arrival, read_arrivals, send_from
+from sshoq.server.heap import settle_heap
+from sshoq.server.login import close_descriptors
 from sshoq.server.network import NetworkStart, run_network
 from sshoq.server.privsep import (
     MAIN_TO_ROUTER,
@@ -41,7 +43,7 @@ from sshoq.server.privsep import (
 )
 from sshoq.server.rate import RateLimit
 from sshoq.server.rehearsal import rehearse
-from sshoq.server.sandbox import confine_network, confine_router
+from sshoq.server.sandbox import confine_network, confine_router, prepare_filters
 from sshoq.server.secret import Secret
 from sshoq.transport.packets import (
     RESET_KEY_LENGTH,
@@ -120,7 +122,7 @@ class Router:
     """The table of connection IDs, and the way of a datagram through it."""
 
     def __init__(
-        self, listener: socket.socket, main: PrivsepSocket, number: int, children: socket.socket
+        self, listener: socket.socket, main: PrivsepSocket, number: int, children: int
     ) -> None:
         """`children` can be read when a child has ended."""
         self._listener = listener
@@ -151,7 +153,7 @@ class Router:
                     return  # main says nothing unasked: it is gone, or wants us gone
                 if fd == self._listener.fileno():
                     self._serve_listener()
-                elif fd == self._wakeup.fileno():
+                elif fd == self._wakeup:
                     self._take_children()
                 elif fd in self._processes:
                     self._serve_process(self._processes[fd])
@@ -307,14 +309,11 @@ class Router:
         """The child: keep nothing of the router's but memory, and never come back."""
         status = 1
         try:
-            self._poll.close()
-            for process in self._processes.values():
-                process.control.close()
-            self._main.close()
-            self._listener.close()
+            # The objects stay, on frames that never return. There are many of them, and to close
+            # each by itself would copy the memory they are in.
+            close_descriptors((control.fileno(), *descriptors))
             signal.set_wakeup_fd(-1)
-            self._wakeup.close()
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signals.dispose((signal.SIGCHLD,), signals.DEFAULT)
             confine_network()
             status = run_network(
                 NetworkStart(
@@ -391,7 +390,7 @@ class Router:
     def _take_children(self) -> None:
         """Network processes that have ended; how, may have to be told."""
         with suppress(BlockingIOError):
-            self._wakeup.recv(4096)
+            os.read(self._wakeup, 4096)
         with suppress(ChildProcessError):
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
                 process = self._by_pid.pop(ended[0], None)
@@ -411,25 +410,16 @@ def _is_fault(status: int) -> bool:
     return os.WEXITSTATUS(status) == OWN_FAULT
 
 
-def _watch_children() -> socket.socket:
-    ours, signals = socket.socketpair()
-    ours.setblocking(False)
-    signals.setblocking(False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.set_wakeup_fd(signals.detach(), warn_on_full_buffer=False)
-    return ours
-
-
 def run_router(listener: socket.socket, to_main: socket.socket, number: int) -> int:
     """The router's life. Returns its exit status when main is gone or wants it to end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a ^C at the terminal is main's to answer
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     listener.setblocking(False)
     main = PrivsepSocket(to_main, ROUTER_TO_MAIN, MAIN_TO_ROUTER)
-    children = _watch_children()
+    children = signals.watch((signal.SIGCHLD,))
     rehearse()
-    gc.collect()
-    gc.freeze()  # what is loaded now stays shared with every network process
+    prepare_filters()
+    settle_heap()  # what is loaded now stays shared with every network process
     confine_router()
     try:
         main.send(RouterReady())

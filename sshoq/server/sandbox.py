@@ -7,6 +7,7 @@ loaded everything before, since no file can be opened afterwards. Without root t
 directory stay, the rest holds.
 """
 
+import functools
 import os
 import platform
 import pwd
@@ -14,7 +15,7 @@ import resource
 
 from sshoq.server import libc
 from sshoq.server.login import enter_empty_root, give_up_root
-from sshoq.server.seccomp import MACHINES, NETWORK_RULES, ROUTER_RULES, Rule, compile_filter
+from sshoq.server.seccomp import MACHINES, NETWORK_RULES, ROUTER_RULES, compile_filter
 
 SERVICE_USER = "sshoq"
 EMPTY_DIRECTORY = "/run/sshoq/empty"
@@ -75,7 +76,7 @@ def confine_router() -> None:
     _limit_descriptors(MAX_ROUTER_DESCRIPTORS)
     libc.prctl(libc.PR_SET_DUMPABLE, 0)
     libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
-    _install_filter(ROUTER_RULES)
+    _install_filter("router")
 
 
 def confine_network() -> None:
@@ -85,7 +86,7 @@ def confine_network() -> None:
     # many.
     resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
     _limit_descriptors(MAX_DESCRIPTORS)
-    _install_filter(NETWORK_RULES)
+    _install_filter("network")
 
 
 def _limit_descriptors(most: int) -> None:
@@ -94,7 +95,22 @@ def _limit_descriptors(most: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _install_filter(rules: dict[str, Rule]) -> None:
+def prepare_filters() -> None:
+    """Before the router forks, so that not every child does it anew."""
+    _filter("router")
+    _filter("network")
+
+
+@functools.cache
+def _filter(name: str) -> bytes | None:
     machine = MACHINES.get(platform.machine())
-    if machine is not None:
-        libc.set_seccomp_filter(compile_filter(rules, machine))
+    return compile_filter(_RULES[name], machine) if machine is not None else None
+
+
+_RULES = {"router": ROUTER_RULES, "network": NETWORK_RULES}
+
+
+def _install_filter(name: str) -> None:
+    program = _filter(name)
+    if program is not None:
+        libc.set_seccomp_filter(program)

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.privileged
 
 PREPARE = """\
 import os, sys
-from sshoq.server import libc
+from sshoq.server import libc, signals
 from sshoq.server.account import find_account
 from sshoq.server.login import *
 account = find_account(sys.argv[1])
@@ -169,7 +169,7 @@ import signal
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
 signal.signal(signal.SIGTERM, lambda *_: None)
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
-reset_signals()
+signals.reset()
 lines = dict(line.split() for line in open("/proc/self/status") if line.startswith("Sig"))
 del lines["SigQ:"], lines["SigPnd:"]
 print(*lines.values())

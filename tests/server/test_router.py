@@ -57,7 +57,7 @@ def stage() -> Iterator[Stage]:
         with ends[0], ends[1]:
             children.setblocking(False)
             to_main = PrivsepSocket(theirs, ROUTER_TO_MAIN, MAIN_TO_ROUTER)
-            router = Router(listener, to_main, 1, children)
+            router = Router(listener, to_main, 1, children.fileno())
             yield Stage(router, PrivsepSocket(ours, MAIN_TO_ROUTER, ROUTER_TO_MAIN), listener)
 
 
