@@ -18,8 +18,8 @@ import pytest
 
 from tests.accounts import Account
 from tests.needs import need_tools
-from tests.processes import wait_until
-from tests.programs import Client, Programs, free_port
+from tests.processes import end_process, processes_of, wait_until
+from tests.programs import Client, Programs, Sshoq, free_port
 from tests.scenarios.conftest import ClientFactory, ServerFactory
 from tests.scenarios.test_forwarding import Echo, EchoServer, ask, is_open, serving
 
@@ -334,3 +334,30 @@ def agent_at(path: Path) -> Iterator[str]:
     finally:
         agent.terminate()
         agent.wait(timeout=30)
+
+
+def test_the_agent_socket_of_a_killed_leader_goes_with_the_next_login(
+    sshoq: Sshoq,
+    start_server: ServerFactory,
+    connect: ClientFactory,
+    fresh_account: Account,
+    tmp_path: Path,
+) -> None:
+    """After a minute. sshd leaves it, as all that it cannot remove itself any more."""
+    client = connect(start_server(sshoq), fresh_account)
+    with socket.socket(socket.AF_UNIX) as agent:
+        agent.bind(str(tmp_path / "agent"))
+        agent.listen()
+        flags = ["-o", f"ForwardAgent={tmp_path}/agent"]
+        process = client.start("echo $SSH_AUTH_SOCK; exec cat", flags=flags)
+        assert process.stdout is not None
+        left = Path(process.stdout.readline().decode().strip())
+        assert left.is_socket()
+        for one in sorted(processes_of(fresh_account.uid)):  # the leader first, as the oldest
+            end_process(one)
+        process.communicate(timeout=30)
+        assert left.is_socket()
+        os.utime(left, (1.0, 1.0))
+        now = client.output("echo $SSH_AUTH_SOCK", flags=flags).decode().strip()
+    assert Path(now).parent == left.parent
+    assert not left.exists()
