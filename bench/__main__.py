@@ -10,12 +10,19 @@ import os
 import sys
 import time
 
-from bench import measurements, sharing
+from bench import copying, forwarding, measurements, sharing
 from bench.measurements import Setting
 from bench.report import describe_machine, print_header, print_row
 from tests.janitor import Janitor
 
-MEASUREMENTS = {**measurements.MEASUREMENTS, "shared": sharing.shared_times}
+MEASUREMENTS = {
+    **measurements.MEASUREMENTS,
+    "shared": sharing.shared_times,
+    "forward": forwarding.forwarded_rates,
+    "proxy": forwarding.proxied_rates,
+    "copy": copying.copied_rates,
+    "small": copying.small_file_rates,
+}
 
 
 def main() -> int:

@@ -41,7 +41,7 @@ class Setting:
             PROGRAMS[name],
             self.janitor,
             self.janitor.directory(),
-            ["MaxStartups 100", "PrintMotd no"],
+            ["MaxStartups 100", "PrintMotd no", "Subsystem sftp /usr/lib/openssh/sftp-server"],
             host=link.address_a if link else "127.0.0.1",
             prefix=link.prefix_a if link else (),
         )
@@ -82,7 +82,7 @@ def row_of(what: str, unit: str, make: Callable[[], dict[str, list[float]]]) -> 
         samples = make()
     except (ProgramMissing, MeasurementFailed, AssertionError, subprocess.TimeoutExpired) as error:
         return Row(what, unit, failure=" ".join(str(error).split())[-300:])
-    better = unit == "MB/s"
+    better = unit.endswith("/s")
     return Row(what, unit, samples["openssh"], samples["sshoq"], more_is_better=better)
 
 

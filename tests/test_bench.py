@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
+from bench.costs import cost_of
+from bench.forwarding import drain, source
 from bench.measurements import MeasurementFailed, row_of, run_question, timed
 from bench.report import Row, digits, print_row, spread
 from tests.janitor import Janitor
@@ -41,3 +46,30 @@ def test_a_program_that_fails_has_no_time() -> None:
     with pytest.raises(MeasurementFailed, match="status 3: reason"):
         timed(lambda: run_question(["sh", "-c", "echo reason >&2; exit 3"], folder))
     janitor.close()
+
+
+def test_what_processes_that_have_ended_took_is_counted() -> None:
+    """Of a child, and of a child's child."""
+    busy = "import time\nwhile time.process_time() < 0.2: pass"
+    nested = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {busy!r}])"
+    for script in (busy, nested):
+        cost = cost_of([], lambda script=script: _run_python(script))  # type: ignore[misc]
+        assert cost.cpu >= 0.2
+        assert cost.elapsed > 0
+
+
+def _run_python(script: str) -> None:
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_what_uses_no_processor_has_no_cost() -> None:
+    with pytest.raises(MeasurementFailed):
+        cost_of([], lambda: None)
+
+
+def test_bytes_that_are_missing_are_no_measurement() -> None:
+    with source() as far:
+        far.size = 1_000_000
+        drain(far.port, 1_000_000)
+        with pytest.raises(MeasurementFailed, match="1 bytes short"):
+            drain(far.port, 1_000_001)
