@@ -10,7 +10,7 @@ import os
 import sys
 import time
 
-from bench import copying, forwarding, measurements, sharing
+from bench import copying, far, forwarding, measurements, sharing
 from bench.measurements import Setting
 from bench.report import describe_machine, print_header, print_row
 from tests.janitor import Janitor
@@ -22,6 +22,8 @@ MEASUREMENTS = {
     "proxy": forwarding.proxied_rates,
     "copy": copying.copied_rates,
     "small": copying.small_file_rates,
+    "far": far.far_rates,
+    "keys": far.key_delays,
 }
 
 

@@ -64,11 +64,11 @@ class MeasurementFailed(Exception):
 
 
 def interleave(
-    setting: Setting, measure: Callable[[str], float], warm_up: bool = True
+    setting: Setting, measure: Callable[[str], float], warm_up: bool = True, runs: int = 100
 ) -> dict[str, list[float]]:
-    """Both in turn, so that whatever else the machine does meets both alike."""
+    """Both in turn, so that whatever else the machine does meets both alike. `runs`: at most."""
     samples: dict[str, list[float]] = {name: [] for name in NAMES}
-    for number in range(setting.runs + warm_up):
+    for number in range(min(setting.runs, runs) + warm_up):
         for name in NAMES:
             value = measure(name)
             if number >= warm_up:
@@ -82,6 +82,10 @@ def row_of(what: str, unit: str, make: Callable[[], dict[str, list[float]]]) -> 
         samples = make()
     except (ProgramMissing, MeasurementFailed, AssertionError, subprocess.TimeoutExpired) as error:
         return Row(what, unit, failure=" ".join(str(error).split())[-300:])
+    return row_with(what, unit, samples)
+
+
+def row_with(what: str, unit: str, samples: dict[str, list[float]]) -> Row:
     better = unit.endswith("/s")
     return Row(what, unit, samples["openssh"], samples["sshoq"], more_is_better=better)
 
@@ -119,31 +123,32 @@ def command_times(setting: Setting) -> Iterator[Row]:
 def bulk_rates(setting: Setting) -> Iterator[Row]:
     """A command's output and input, on loopback: both ends and the kernel share the cores."""
     size = setting.megabytes * 1_000_000
+    for what, run in (("down", download), ("up", upload)):
 
-    def run_download(client: Client) -> float:
-        command = client.command(f"head -c {size} /dev/zero", flags=["-o", "BatchMode=yes"])
-        return timed(lambda: run_plain(client, command, subprocess.DEVNULL, "wc -c", size))
-
-    def run_upload(client: Client) -> float:
-        command = client.command("wc -c", flags=["-o", "BatchMode=yes"])
-        with subprocess.Popen(
-            ["head", "-c", str(size), "/dev/zero"], stdout=subprocess.PIPE
-        ) as feeder:
-            assert feeder.stdout is not None
-            source = feeder.stdout.fileno()
-            return timed(lambda: run_plain(client, command, source, "cat", size))
-
-    for what, run in (("down", run_download), ("up", run_upload)):
-
-        def make(run: Callable[[Client], float] = run) -> dict[str, list[float]]:
+        def make(run: Callable[[Client, int], float] = run) -> dict[str, list[float]]:
             with setting.pairs() as clients:
-                samples = interleave(setting, lambda name: run(clients[name]))
+                samples = interleave(setting, lambda name: run(clients[name], size))
             return {
                 name: [setting.megabytes / seconds for seconds in times]
                 for name, times in samples.items()
             }
 
         yield row_of(f"{setting.megabytes} MB {what}, loopback", "MB/s", make)
+
+
+def download(client: Client, size: int) -> float:
+    """Seconds for so many bytes of a command's output."""
+    command = client.command(f"head -c {size} /dev/zero", flags=["-o", "BatchMode=yes"])
+    return timed(lambda: run_plain(client, command, subprocess.DEVNULL, "wc -c", size))
+
+
+def upload(client: Client, size: int) -> float:
+    """Seconds for so many bytes of a command's input."""
+    command = client.command("wc -c", flags=["-o", "BatchMode=yes"])
+    with subprocess.Popen(["head", "-c", str(size), "/dev/zero"], stdout=subprocess.PIPE) as feeder:
+        assert feeder.stdout is not None
+        source = feeder.stdout.fileno()
+        return timed(lambda: run_plain(client, command, source, "cat", size))
 
 
 def run_plain(

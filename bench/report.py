@@ -7,9 +7,10 @@ import os
 import platform
 import statistics
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
-FORMAT = "{:<34} {:>12} {:>12} {:>8}   {}"
+FORMAT = "{:<38} {:>12} {:>12} {:>8}   {}"
 
 
 class Row(NamedTuple):
@@ -26,8 +27,17 @@ class Row(NamedTuple):
 def describe_machine() -> str:
     return (
         f"{os.cpu_count()} cores, {platform.machine()}, Linux {platform.release()}, "
-        f"Python {platform.python_version()}; medians of interleaved runs"
+        f"Python {platform.python_version()}, TCP with {tcp_congestion()}; "
+        "medians of interleaved runs"
     )
+
+
+def tcp_congestion() -> str:
+    """The kernel's congestion control, which is OpenSSH's."""
+    try:
+        return Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
+    except OSError:
+        return "an unknown congestion control"
 
 
 def print_header() -> None:

@@ -43,9 +43,7 @@ def shared_times(setting: Setting) -> Iterator[Row]:
     def make() -> dict[str, list[float]]:
         with contextlib.ExitStack() as stack:
             clients = stack.enter_context(setting.pairs())
-            flags = {
-                name: stack.enter_context(sharing(client)) for name, client in clients.items()
-            }
+            flags = {name: stack.enter_context(sharing(client)) for name, client in clients.items()}
             samples = interleave(
                 setting,
                 lambda name: timed(lambda: clients[name].run("true", flags=flags[name])),

@@ -9,6 +9,7 @@ import pytest
 
 from bench.costs import cost_of
 from bench.forwarding import drain, source
+from bench.far import percentile
 from bench.measurements import MeasurementFailed, row_of, run_question, timed
 from bench.report import Row, digits, print_row, spread
 from tests.janitor import Janitor
@@ -73,3 +74,12 @@ def test_bytes_that_are_missing_are_no_measurement() -> None:
         drain(far.port, 1_000_000)
         with pytest.raises(MeasurementFailed, match="1 bytes short"):
             drain(far.port, 1_000_001)
+
+
+@pytest.mark.parametrize(("percent", "expected"), [(1, 1.0), (50, 50.0), (99, 99.0), (100, 100.0)])
+def test_so_many_per_cent_are_no_slower(percent: int, expected: float) -> None:
+    assert percentile([float(number) for number in range(1, 101)], percent) == expected
+
+
+def test_a_single_key_is_its_own_percentile() -> None:
+    assert percentile([7.0], 99) == percentile([7.0], 1) == 7.0
