@@ -58,7 +58,9 @@ class Bottleneck:
         loss: float = 0.0,
         seed: int = 1,
         datagram_limit: int = 1500,
+        tick: float = 0.0002,
     ) -> None:
+        """`tick`: how much later than the first arrival a loop wakes, for all that came since."""
         self.now = 0.0
         self.rate = bytes_per_second
         self.delay = round_trip / 2
@@ -67,6 +69,7 @@ class Bottleneck:
         self.flows: list[Flow] = []
         self.dropped = 0
         self._datagram_limit = datagram_limit
+        self._tick = tick
         self._free_at = 0.0
         self._chance = random.Random(seed)
         self._in_flight: list[tuple[float, int, Flow, bool, bytes]] = []
@@ -131,8 +134,7 @@ class Bottleneck:
             if at is not None:
                 moments.append(at)
         if self._in_flight:
-            # As an event loop wakes: a little later, for all that came meanwhile.
-            moments.append(self._in_flight[0][0] + 0.0002)
+            moments.append(self._in_flight[0][0] + self._tick)
         return max(min(moments, default=float("inf")), self.now + 0.0001)
 
     def _arrive(self) -> None:

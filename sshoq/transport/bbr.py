@@ -11,6 +11,7 @@ path). Here one probe follows the other after some five round trips, as in BBR's
 what a loss has bounded stays so until the next measurement of the round trip.
 """
 
+import math
 from collections.abc import Iterable
 from enum import Enum
 from typing import Any
@@ -25,7 +26,10 @@ MARGIN = 0.99
 
 LEAST_WINDOW = 4
 LOSS_LIMIT = 0.02
-"""Of what was under way: less is noise."""
+CHANCE = 2.0
+"""Of what was under way: less is noise, and where few packets were under way a little more may be.
+So many times the root of what LOSS_LIMIT permits: random losses of half that rate come to it in one
+round of a thousand."""
 
 YIELD = 0.7
 HEADROOM = 0.85
@@ -263,7 +267,7 @@ class Bbr(Controller):
         """At the beginning of a round: what the one before has shown."""
         self._phase_rounds += 1
         delivered = self._delivered - self._round_delivered_from
-        heavy = self._round_lost > LOSS_LIMIT * (delivered + self._round_lost)
+        heavy = self._is_heavy(self._round_lost, delivered + self._round_lost)
         if self.phase is Phase.STARTUP:
             self._look_for_full_pipe(heavy and self._round_losses >= STARTUP_LOSSES)
         elif self.phase not in PROBING and (heavy or self._lost_to_a_queue()):
@@ -273,6 +277,11 @@ class Bbr(Controller):
         self._round_rate = 0.0
         self._round_in_flight = 0.0
         self._round_rtt = float("inf")
+
+    def _is_heavy(self, lost: float, under_way: float) -> bool:
+        """Whether more was lost than noise takes, of so many bytes."""
+        limit = LOSS_LIMIT * under_way / self.datagram_size
+        return lost / self.datagram_size > limit + CHANCE * math.sqrt(limit)
 
     def _lost_to_a_queue(self) -> bool:
         """Few losses may be noise, but not where even the fastest packets had to queue."""
@@ -309,7 +318,7 @@ class Bbr(Controller):
         snapshot = _snapshot_of(packets[-1])
         if snapshot is None or self.phase is not Phase.UP:
             return
-        if self._lost - snapshot.lost > LOSS_LIMIT * snapshot.in_flight:
+        if self._is_heavy(self._lost - snapshot.lost, snapshot.in_flight):
             if not snapshot.is_limited:
                 floor = YIELD * self._pipe(self.rate, self.phase.span)
                 self._long_bound = max(float(snapshot.in_flight), floor)
