@@ -50,10 +50,18 @@ from sshoq.transport.quic import Engine, StreamClosed
 from sshoq.transport.udp import Batch, UdpSocket, UdpTransport
 
 CHANNEL_SHARE = 2 * 1024 * 1024
+WIDE_SHARE = 8 * 1024 * 1024
 CONNECTION_SHARE = 16 * 1024 * 1024
 LEAST_SHARE = 16 * 1024
-"""Written and not yet acknowledged: of one channel, of all, and of each when there are very many.
+"""Written and not yet acknowledged: of one channel, of one where the path takes so much, of all,
+and of each when there are very many.
 """
+
+ROUNDS_KEPT = 3
+"""Congestion windows: what is lost twice is acknowledged, with all behind it, in the third."""
+
+WAKE_NUMERATOR, WAKE_DENOMINATOR = 3, 4
+"""Of the share: the part at which a writer is woken. Less, and a lossy path runs dry."""
 
 PROBES = 4
 PROBE_INTERVAL = 0.5
@@ -263,26 +271,33 @@ class Conversation:
             self.flush_soon()
 
     def is_crowded(self, stream_id: int) -> bool:
-        """Whether as much is under way as the channel may have; its writer is woken at half of
-        that.
+        """Whether as much is under way as the channel may have; its writer is woken when some of
+        that has arrived.
         """
-        if self.engine.buffered(stream_id) < self._share():
+        if self.engine.buffered(stream_id) < self._share(stream_id):
             return False
         self._crowded.add(stream_id)
         return True
 
-    def _share(self) -> int:
-        return max(LEAST_SHARE, min(CHANNEL_SHARE, CONNECTION_SHARE // max(1, len(self.channels))))
+    def _share(self, stream_id: int) -> int:
+        """What the path takes, unless the peer's reader is slower than that."""
+        share = CHANNEL_SHARE
+        if self.engine.has_credit(stream_id):
+            share = max(share, min(ROUNDS_KEPT * self.engine.congestion_window, WIDE_SHARE))
+        return max(LEAST_SHARE, min(share, CONNECTION_SHARE // max(1, len(self.channels))))
 
     def _wake_writers(self) -> None:
         if not self._crowded:
             return
-        half = self._share() // 2
-        for stream_id in [s for s in self._crowded if self.engine.buffered(s) <= half]:
+        for stream_id in [s for s in self._crowded if self._has_room(s)]:
             self._crowded.discard(stream_id)
             channel = self.channels.get(stream_id)
             if channel is not None:
                 channel.wake_writer()
+
+    def _has_room(self, stream_id: int) -> bool:
+        low = self._share(stream_id) * WAKE_NUMERATOR // WAKE_DENOMINATOR
+        return self.engine.buffered(stream_id) <= low
 
     def reset(self, stream_id: int, code: int) -> None:
         self.engine.reset(stream_id, code)

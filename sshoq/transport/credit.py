@@ -12,16 +12,21 @@ LIMIT_STEPS = 8
 with; with more there would be a frame for every packet.
 """
 
+UNREAD_SHARE = 4
+"""A reader keeps up when less than that part of its window waits for it."""
+
 
 class _Intake:
     """The receiving half of one stream."""
 
-    __slots__ = ("consumed", "delivered", "ended", "forsaken")
+    __slots__ = ("consumed", "delivered", "ended", "extra", "forsaken")
 
     def __init__(self) -> None:
         self.delivered = 0
         self.consumed = 0
         self.ended = False
+        self.extra = 0
+        """What its window has above that of other streams."""
         self.forsaken = False
 
     @property
@@ -32,12 +37,14 @@ class _Intake:
 class CreditBook:
     """What was handed up and what was consumed, per stream and of the whole connection."""
 
-    __slots__ = ("_consumed", "_intakes", "limits")
+    __slots__ = ("_consumed", "_intakes", "_spent", "limits")
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self._consumed = 0
         self._intakes: dict[int, _Intake] = {}
+        self._spent = 0
+        """Of the limits' spare window."""
 
     def deliver(self, stream_id: int, count: int) -> bool:
         """So many bytes are about to be handed up. False: nobody wants them, and they count as
@@ -95,7 +102,24 @@ class CreditBook:
         intake = self._intakes.get(stream_id)
         if intake is None:
             return self.limits.stream_window
-        return 0 if intake.forsaken else intake.consumed + self.limits.stream_window
+        return 0 if intake.forsaken else intake.consumed + self._window(intake)
+
+    def widen(self, stream_id: int) -> None:
+        """The peer has used up the stream's credit and wants more. Where the path is to blame and
+        not the reader, the window is doubled, as long as there is something to spare.
+        """
+        intake = self._intakes.get(stream_id)
+        if intake is None or intake.forsaken or intake.ended:
+            return
+        window = self._window(intake)
+        if intake.delivered - intake.consumed > window // UNREAD_SHARE:
+            return
+        more = max(0, min(window, self.limits.spare_window - self._spent))
+        intake.extra += more
+        self._spent += more
+
+    def _window(self, intake: _Intake) -> int:
+        return self.limits.stream_window + intake.extra
 
     def __len__(self) -> int:
         return len(self._intakes)
@@ -103,11 +127,17 @@ class CreditBook:
     def _settle(self, stream_id: int, intake: _Intake) -> None:
         self._consumed += intake.delivered - intake.consumed
         intake.consumed = intake.delivered
+        self._take_back(intake)
         self._drop_settled(stream_id, intake)
 
     def _drop_settled(self, stream_id: int, intake: _Intake) -> None:
         if intake.is_settled:
+            self._take_back(intake)
             del self._intakes[stream_id]
+
+    def _take_back(self, intake: _Intake) -> None:
+        self._spent -= intake.extra
+        intake.extra = 0
 
 
 def raised(current: int, wanted: int, window: int) -> int:

@@ -27,6 +27,7 @@ class Limits:
     __slots__ = (
         "bidirectional_streams",
         "connection_window",
+        "spare_window",
         "stream_window",
         "unidirectional_streams",
     )
@@ -38,8 +39,11 @@ class Limits:
         connection_window: int,
         bidirectional_streams: int,
         unidirectional_streams: int,
+        spare_window: int = 0,
     ) -> None:
         self.stream_window = stream_window
+        self.spare_window = spare_window
+        """Given on top of that to streams whose readers are faster than their window permits."""
         self.connection_window = connection_window
         self.bidirectional_streams = bidirectional_streams
         self.unidirectional_streams = unidirectional_streams
@@ -60,7 +64,12 @@ AFTER_LOGIN = Limits(
     connection_window=16 * 1024 * 1024,
     bidirectional_streams=1024,
     unidirectional_streams=16,
+    spare_window=6 * 1024 * 1024,
 )
+"""What was lost is there two or three round trips after it was first sent, and what came behind it
+waits: a stream alone on 200 Mbit/s and 50 ms needs 4 MiB. Not all streams may have that, or two
+whose readers have stopped would stop the whole connection.
+"""
 
 
 class Cause(Enum):

@@ -46,7 +46,8 @@ class FastSend(FastReceive):
     """What the library's builder raises when there is no room."""
     ONE_RTT: ClassVar[Any]
     DATAGRAM_WITH_LENGTH: ClassVar[Any]
-    """The library's names for a type of packet and of frame."""
+    STREAM_DATA_BLOCKED: ClassVar[Any]
+    """The library's names for a type of packet and of frames."""
 
     _urgent: dict[int, Stream]
     _busy: dict[int, Stream]
@@ -98,7 +99,7 @@ class FastSend(FastReceive):
             return
         if sender.buffer_is_empty:
             queue.pop(stream.stream_id, None)
-        elif not sender.is_sendable(self._permitted(stream)):
+        elif not (sender.is_sendable(self._permitted(stream)) or _wants_credit(stream)):
             queue.pop(stream.stream_id, None)
             self._blocked[stream.stream_id] = stream
 
@@ -138,6 +139,12 @@ class FastSend(FastReceive):
         super()._on_max_stream_data_delivery(delivery, stream)
         self.rouse(stream.stream_id)
 
+    def peer_wants_credit(self, stream_id: int) -> None:
+        super().peer_wants_credit(stream_id)
+        stream = self._fast_streams.get(stream_id)
+        if stream is not None and self._credit_due(stream):
+            self.rouse(stream_id)
+
     def _handle_max_data_frame(self, context: Any, frame_type: int, buf: Any) -> None:
         super()._handle_max_data_frame(context, frame_type, buf)
         self._unblock()
@@ -150,6 +157,10 @@ class FastSend(FastReceive):
 
     def unacknowledged(self, stream: Any) -> int:
         return cast(Stream, stream).sender.unacknowledged
+
+    def has_credit(self, stream: Any) -> bool:
+        sending = cast(Stream, stream)
+        return sending.sender.written.stop < sending.max_stream_data_remote
 
     def forget_unsent(self, stream: Any) -> None:
         """Done by our sending half itself."""
@@ -294,7 +305,18 @@ class FastSend(FastReceive):
         served = False
         while self._write_stream_data(builder, stream):
             served = True
+        if _wants_credit(stream):
+            self._write_blocked(builder, stream)
         return served
+
+    def _write_blocked(self, builder: Any, stream: Stream) -> None:
+        """STREAM_DATA_BLOCKED: by it the peer knows that a larger window would be used. Should it
+        get lost, the next one will do."""
+        limit = stream.max_stream_data_remote
+        buf = builder.start_frame(self.STREAM_DATA_BLOCKED, capacity=17)
+        buf.push_uint_var(stream.stream_id)
+        buf.push_uint_var(limit)
+        stream.blocked_at = limit
 
     def _write_stream_data(self, builder: Any, stream: Stream) -> bool:
         """One STREAM frame, where credit and room permit one."""
@@ -427,3 +449,9 @@ class FastSend(FastReceive):
         if not self._ack_eliciting_sent_since_receipt:
             self._close_at = now + self._idle_timeout()
             self._ack_eliciting_sent_since_receipt = True
+
+
+def _wants_credit(stream: Stream) -> bool:
+    """Whether the stream's limit alone holds back what is written, and the peer does not know."""
+    limit, sender = stream.max_stream_data_remote, stream.sender
+    return sender.highest_offset == limit < sender.written.stop and stream.blocked_at != limit

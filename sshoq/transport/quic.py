@@ -527,8 +527,14 @@ class _Connection(QuicConnection):
     def consumed(self, stream_id: int, count: int) -> None:
         self.credit.consume(stream_id, count)
 
+    def peer_wants_credit(self, stream_id: int) -> None:
+        self.credit.widen(stream_id)
+
     def unacknowledged(self, stream: QuicStream) -> int:
         return stream.sender._buffer_stop - stream.sender._buffer_start
+
+    def has_credit(self, stream: QuicStream) -> bool:
+        return stream.sender._buffer_stop < stream.max_stream_data_remote
 
     def forget_unsent(self, stream: QuicStream) -> None:
         """After a reset nothing of the buffer is sent again, so it need not wait for the reset's
@@ -744,6 +750,13 @@ class _Connection(QuicConnection):
                 QuicErrorCode.INTERNAL_ERROR, frame_type, "Stream data in too many pieces"
             )
 
+    def _handle_stream_data_blocked_frame(
+        self, context: QuicReceiveContext, frame_type: int, buf: Buffer
+    ) -> None:
+        (stream_id,) = _peek_varints(buf, 1)
+        super()._handle_stream_data_blocked_frame(context, frame_type, buf)
+        self.peer_wants_credit(stream_id)
+
     def _handle_stop_sending_frame(
         self, context: QuicReceiveContext, frame_type: int, buf: Buffer
     ) -> None:
@@ -830,6 +843,7 @@ class _FastConnection(FastSend, _Connection):
     PACKET_FULL = QuicPacketBuilderStop
     ONE_RTT = QuicPacketType.ONE_RTT
     DATAGRAM_WITH_LENGTH = QuicFrameType.DATAGRAM_WITH_LENGTH
+    STREAM_DATA_BLOCKED = QuicFrameType.STREAM_DATA_BLOCKED
 
     def __init__(self, configuration: QuicConfiguration, limits: Limits, **options: Any) -> None:
         self._begin_fast()
@@ -1073,10 +1087,20 @@ class Engine:
         stream = self._connection._streams.get(stream_id)
         return self._connection.unacknowledged(stream) if stream else 0
 
+    def has_credit(self, stream_id: int) -> bool:
+        """Whether the peer permits more on that stream than is written already."""
+        stream = self._connection._streams.get(stream_id)
+        return stream is not None and self._connection.has_credit(stream)
+
     @property
     def buffered_total(self) -> int:
         """The same over all streams; looks at each."""
         return sum(self.buffered(stream_id) for stream_id in self._connection._streams)
+
+    @property
+    def congestion_window(self) -> int:
+        """Bytes that the path takes at once, as far as is known now."""
+        return self._connection._loss.congestion_window
 
     def consumed(self, stream_id: int, count: int) -> None:
         """The reader is done with so many bytes of StreamData: the peer may send as many more."""

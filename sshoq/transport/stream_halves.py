@@ -386,8 +386,8 @@ class Stream:
 
     __slots__ = (
         "arrived",
+        "blocked_at",
         "ended",
-        "is_blocked",
         "is_urgent",
         "max_stream_data_local",
         "max_stream_data_local_sent",
@@ -402,7 +402,8 @@ class Stream:
         self.sender = sender
         self.receiver = receiver
         self.is_urgent = False
-        self.is_blocked = False
+        self.blocked_at = 0
+        """The limit at which the peer was told last that we want to send more."""
         self.max_stream_data_local = 0
         self.max_stream_data_local_sent = 0
         self.max_stream_data_remote = 0

@@ -67,6 +67,55 @@ def test_small_steps_are_not_announced() -> None:
     assert raised(1000, 1000 + step, 1000) == 1000 + step
 
 
+# ------------------------------------------------------------------------------- wider windows
+
+WINDOW, SPARE = AFTER_LOGIN.stream_window, AFTER_LOGIN.spare_window
+
+
+def test_a_reader_that_keeps_up_gets_a_wider_window_while_there_is_some() -> None:
+    book = CreditBook(AFTER_LOGIN)
+    book.deliver(0, 10)
+    book.consume(0, 10)
+    seen = []
+    for _ in range(4):
+        book.widen(0)
+        seen.append(book.stream_limit(0) - 10)
+    assert seen == [2 * WINDOW, 4 * WINDOW, WINDOW + SPARE, WINDOW + SPARE]
+    book.deliver(4, 10)
+    book.widen(4)
+    assert book.stream_limit(4) == WINDOW
+
+
+def test_a_reader_that_lags_behind_gets_none() -> None:
+    book = CreditBook(AFTER_LOGIN)
+    book.deliver(0, WINDOW // 2)
+    book.widen(0)
+    assert book.stream_limit(0) == WINDOW
+
+
+@pytest.mark.parametrize("way", ["ended", "forsaken"])
+def test_what_a_stream_had_above_others_comes_back_with_its_end(way: str) -> None:
+    book = CreditBook(AFTER_LOGIN)
+    for stream_id in (0, 4):
+        book.deliver(stream_id, 0)
+        book.widen(stream_id)
+        book.widen(stream_id)
+        if way == "ended":
+            book.end(stream_id)
+        else:
+            book.forsake(stream_id, more_to_come=True)
+    book.deliver(8, 0)
+    book.widen(8)
+    assert book.stream_limit(8) == 2 * WINDOW
+
+
+def test_before_login_nothing_is_to_spare() -> None:
+    book = CreditBook(BEFORE_LOGIN)
+    book.deliver(0, 10)
+    book.widen(0)
+    assert book.stream_limit(0) == BEFORE_LOGIN.stream_window
+
+
 class Readers(RuleBasedStateMachine):
     """Whatever the order of things: outstanding credit is exactly what is held by a reader."""
 
@@ -110,6 +159,10 @@ class Readers(RuleBasedStateMachine):
         self.forsaken.add(stream)
         self.held.pop(stream, None)
         self.book.forsake(stream, more_to_come=stream not in self.ended)
+
+    @rule(stream=streams)
+    def ask_for_more(self, stream: int) -> None:
+        self.book.widen(stream)
 
     @invariant()
     def nothing_leaks(self) -> None:

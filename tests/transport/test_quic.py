@@ -509,6 +509,37 @@ def test_after_login_windows_grow_for_the_streams_there_are_and_new_ones() -> No
     assert len(server.bytes_of(after)) == AFTER_LOGIN.stream_window
 
 
+def test_the_peer_is_told_once_that_its_window_holds_us_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    link, client, server = connected()
+    told: list[int] = []
+    monkeypatch.setattr(internal(server), "peer_wants_credit", told.append)
+    stream_id = client.engine.open_stream()
+    client.engine.write(stream_id, b"x" * BEFORE_LOGIN.stream_window)
+    link.run(seconds=2)
+    assert told == []
+    client.engine.write(stream_id, b"x" * 1_000_000)
+    link.run(seconds=20)
+    assert told == [stream_id]
+    server.engine.consumed(stream_id, BEFORE_LOGIN.stream_window)
+    link.run(seconds=20)
+    assert told == [stream_id] * 2
+
+
+def test_a_window_grows_for_a_peer_that_uses_it_up_and_a_reader_that_keeps_up() -> None:
+    link, client, server = connected(limits=AFTER_LOGIN)
+    stream_id = client.engine.open_stream()
+    client.engine.write(stream_id, b"x" * 10)
+    link.run(lambda: len(server.bytes_of(stream_id)) == 10)
+    server.engine.consumed(stream_id, 10)
+    window = AFTER_LOGIN.stream_window
+    link.send(client, forge(client, b"\x15" + varint(stream_id) + varint(window)))
+    link.run(seconds=1)
+    stream = internal(client)._streams[stream_id]
+    assert stream.max_stream_data_remote == 10 + 2 * window
+
+
 def test_small_consumptions_are_announced_in_large_steps() -> None:
     link, client, server = connected()
     stream_id = client.engine.open_stream()
