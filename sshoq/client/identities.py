@@ -4,13 +4,16 @@ files.
 Looks at public halves only; nothing here asks for a passphrase or signs.
 """
 
+import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
-from sshoq.auth.agent import Agent, AgentError
+from sshoq.auth.agent import Agent, AgentError, agent_path
 from sshoq.auth.keys import KeyFormatError, PublicKey
 from sshoq.auth.private_keys import load_public_half
 from sshoq.client.log import Failure, Log
+from sshoq.client.wishes import authentication_methods, certificate_paths, identity_paths
+from sshoq.config.options import Options
 from sshoq.config.patterns import match_pattern_list
 from sshoq.protocol.extensions import NONE, Extension
 
@@ -43,6 +46,23 @@ class Wishes(NamedTuple):
     @property
     def account(self) -> str:
         return f"{self.user}@{self.host}"
+
+
+def login_wishes(options: Options) -> Wishes:
+    return Wishes(
+        user=options.user,
+        host=options.host_key_alias or options.hostname,
+        methods=authentication_methods(options),
+        identity_files=identity_paths(options),
+        certificate_files=certificate_paths(options),
+        identities_only=options.identities_only,
+        agent_path=agent_path(options.identity_agent, os.environ),
+        agent_key=options.agent_public_key,
+        accepted_algorithms=options.pubkey_accepted_algorithms,
+        required_rsa_size=options.required_rsa_size,
+        password_prompts=options.number_of_password_prompts,
+        add_to_agent=options.add_keys_to_agent,
+    )
 
 
 class Candidate(NamedTuple):

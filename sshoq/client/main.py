@@ -62,6 +62,8 @@ def run(invocation: Invocation) -> int:
     log = Log(invocation.options.log_level)
     try:
         log = open_log(invocation)
+        if invocation.action == "keys":
+            return list_keys(invocation, log)
         return Run(invocation, log).run()
     except Failure as failure:
         for line in failure.lines:
@@ -103,6 +105,14 @@ def edit_configuration(invocation: Invocation) -> int:
     from sshoq.config.edit import run_edit  # sshconf takes its time
 
     return run_edit(invocation.operands)
+
+
+def list_keys(invocation: Invocation, log: Log) -> int:
+    """-Z."""
+    from sshoq.client.key_list import public_keys
+
+    print_lines(1, tuple(public_keys(invocation.options, log)))
+    return 0
 
 
 def settle_process() -> None:

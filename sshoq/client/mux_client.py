@@ -96,6 +96,10 @@ def _run(link: MasterLink, invocation: "Invocation", log: Log, *, must: bool) ->
 # --------------------------------------------------------------------------- what is asked
 
 
+class _NotGranted(Exception):
+    """The master will have no session of ours; the text is the line for the user."""
+
+
 class _Client:
     """One of a master's clients: asks for what the command line says."""
 
@@ -228,27 +232,30 @@ class _Client:
     def run_session(self) -> int | None:
         """None when the master does not grant it."""
         try:
-            if not self._change_forwards():
-                self._log.error("muxclient: master forward request failed")
-                return None
-            master = self._find_master()
-            if self._options.session_type == "none":
-                return self._stay(master)
-            session = self._open_session()
+            return self._run_session()
+        except _NotGranted as refusal:
+            self._log.error(str(refusal))
         except (MuxError, OSError) as error:
             self._log.error(f"mux_client_request_session: {error}")
-            return None
-        return None if session is None else self._attend(master, session)
+        return None
 
     def run_session_or_fail(self) -> int:
         """-O proxy. The program is not told how its messages travel, and passing descriptors is the
         shorter way."""
-        status = self.run_session()
-        if status is None:
-            raise Failure("mux_client_proxy: master returned error")
-        return status
+        try:
+            return self._run_session()
+        except (_NotGranted, MuxError, OSError) as error:
+            raise Failure(f"mux_client_proxy: master returned error: {error}") from None
 
-    def _open_session(self) -> int | None:
+    def _run_session(self) -> int:
+        if not self._change_forwards():
+            raise _NotGranted("muxclient: master forward request failed")
+        master = self._find_master()
+        if self._options.session_type == "none":
+            return self._stay(master)
+        return self._attend(master, self._open_session())
+
+    def _open_session(self) -> int:
         from sshoq.client import wishes
 
         options, invocation = self._options, self._invocation
@@ -276,12 +283,10 @@ class _Client:
         if isinstance(answer, SessionOpened):
             return answer.session
         if isinstance(answer, PermissionDenied):
-            self._log.error(f"Master refused session request: {answer.reason}")
-        elif isinstance(answer, Failed):
+            raise _NotGranted(f"Master refused session request: {answer.reason}")
+        if isinstance(answer, Failed):
             raise MuxError(f"session request failed: {answer.reason}")
-        else:
-            raise MuxError("unexpected response from master")
-        return None
+        raise MuxError("unexpected response from master")
 
     @property
     def _wants_tty(self) -> bool:

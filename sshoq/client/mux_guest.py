@@ -364,6 +364,7 @@ class Guest:
             environment=wishes.environment_of(options, given),
             escape_character=None if escape == NO_ESCAPE else bytes((escape & 0xFF,)),
             forward_agent=request.wants_agent and self._master.agent is not None,
+            keystroke_interval=options.obscure_keystroke_interval / 1000,
         )
 
     async def _open_stdio(self, request: NewStdioForward) -> Coroutine[Any, Any, None] | None:

@@ -10,13 +10,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple
 
-from sshoq.auth.agent import agent_path
 from sshoq.client import wishes
 from sshoq.client.addresses import HostAddress
 from sshoq.client.authentication import Authentication, Reply
 from sshoq.client.background import Background, Word
 from sshoq.client.first_flight import Flight, LinkWish
-from sshoq.client.identities import Candidate, Wishes, gather_keys, is_understood
+from sshoq.client.identities import Candidate, gather_keys, is_understood, login_wishes
 from sshoq.client.log import Failure, Log, lead_nowhere, printable, write_fully
 from sshoq.client.opening import ClientConversation, reach
 from sshoq.client.prompt import Prompter, run_with_prompts
@@ -589,23 +588,6 @@ def _is_legacy(response: ResponseHead) -> bool:
 
 
 # --------------------------------------------------------------------------- wishes
-
-
-def login_wishes(options: Options) -> Wishes:
-    return Wishes(
-        user=options.user,
-        host=options.host_key_alias or options.hostname,
-        methods=wishes.authentication_methods(options),
-        identity_files=wishes.identity_paths(options),
-        certificate_files=wishes.certificate_paths(options),
-        identities_only=options.identities_only,
-        agent_path=agent_path(options.identity_agent, os.environ),
-        agent_key=options.agent_public_key,
-        accepted_algorithms=options.pubkey_accepted_algorithms,
-        required_rsa_size=options.required_rsa_size,
-        password_prompts=options.number_of_password_prompts,
-        add_to_agent=options.add_keys_to_agent,
-    )
 
 
 def session_wish(invocation: Invocation, agent: str | None) -> SessionWish | None:

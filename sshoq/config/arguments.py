@@ -239,6 +239,11 @@ def _subsystem(line: CommandLine) -> None:
     line.set("session_type", "subsystem")
 
 
+def _list_keys(line: CommandLine) -> None:
+    line.action = "keys"
+    line.set("request_tty", "no")  # and no word about a terminal that nobody will get
+
+
 def _nothing(line: CommandLine) -> None:
     pass
 
@@ -269,6 +274,7 @@ SWITCHES: dict[str, Switch] = {
     "x": _set(forward_x11=False),
     "Y": _set(forward_x11=True, forward_x11_trusted=True),
     "y": _syslog,
+    "Z": _list_keys,
 }
 
 

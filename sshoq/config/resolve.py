@@ -96,8 +96,9 @@ class Answer:
 class Invocation:
     """One run of the program as it was asked for.
 
-    action: "session", "stdio", "sftp", "scp", "control" (-O) or "config"; for "answer" the run is
-    over once .answer has been printed, and nothing else is set. notes are lines for stderr.
+    action: "session", "stdio", "sftp", "scp", "control" (-O), "keys" (-Z) or "config"; for "answer"
+    the run is over once .answer has been printed, and nothing else is set. notes are lines for
+    stderr.
     """
 
     def __init__(self, action: str, line: CommandLine | None = None) -> None:

@@ -23,7 +23,7 @@ COMPATIBLE_VERSION = "OpenSSH_10.5p1"
 GO_VERSION = "0.2.1"
 
 USAGE = """\
-usage: sshoq [-46AaCfGgKkMNnqsTtVvXxYy] [-B bind_interface] [-b bind_address]
+usage: sshoq [-46AaCfGgKkMNnqsTtVvXxYyZ] [-B bind_interface] [-b bind_address]
              [-c cipher_spec] [-D [bind_address:]port] [-E log_file]
              [-e escape_char] [-F configfile] [-I pkcs11] [-i identity_file]
              [-J destination] [-L address] [-l login_name] [-m mac_spec]

@@ -169,8 +169,24 @@ def test_more_sessions_than_the_server_grants_are_refused(sharer: Sharer) -> Non
     assert done.returncode == 255
     assert b"Session open refused by peer" in done.stderr
     assert b"Could not resolve hostname somewhere.invalid" in done.stderr
+    if sharer.program.endswith("sshoq"):
+        reason = "session request failed: Session open refused by peer"
+        done = sharer.run("true", flags=("-O", "proxy"))
+        assert done.returncode == 255
+        assert done.stderr == f"mux_client_proxy: master returned error: {reason}\r\n".encode()
     for process in running:
         process.communicate(timeout=30)
+
+
+@pytest.mark.usefixtures("master")
+def test_proxy_mode_gives_a_session_or_one_clear_line(sharer: Sharer, client: Client) -> None:
+    done = sharer.run("cat; exit 7", flags=("-O", "proxy"), input=b"hello")
+    if sharer.program.endswith("sshoq") or client.server.programs.name == "openssh":
+        assert (done.returncode, done.stdout, done.stderr) == (7, b"hello", b"")
+    else:
+        assert done.returncode == 255
+        complaint = b"mux_client_proxy: master returned error: unsupported request\r\n"
+        assert done.stderr == complaint
 
 
 @pytest.mark.usefixtures("master")
