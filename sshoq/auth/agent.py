@@ -108,10 +108,18 @@ class Agent:
         return signature.raw
 
     def add(
-        self, key: PrivateKey, comment: str, *, lifetime: int = 0, confirm: bool = False
+        self,
+        key: PrivateKey,
+        comment: str,
+        *,
+        certificate: PublicKey | None = None,
+        lifetime: int = 0,
+        confirm: bool = False,
     ) -> None:
-        """Hand over the key, for `lifetime` seconds if not 0; `confirm`: ask before each use."""
-        body = key.agent_fields() + put_string(comment.encode("utf-8", "surrogateescape"))
+        """Hand over the key, or one that a certificate is about, for `lifetime` seconds if not 0;
+        `confirm`: ask before each use."""
+        body = key.agent_fields(certificate)
+        body += put_string(comment.encode("utf-8", "surrogateescape"))
         constraints = b""
         if lifetime:
             constraints += struct.pack("!BI", CONSTRAIN_LIFETIME, lifetime)

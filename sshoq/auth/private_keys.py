@@ -74,19 +74,24 @@ class PrivateKey:
         r, s = decode_dss_signature(key.sign(data, ECDSA(getattr(hashes, kind.hash)())))
         return join_ecdsa_signature(kind, r, s)
 
-    def agent_fields(self) -> bytes:
-        """Algorithm and numbers, as a request to add the key to an agent has them."""
+    def agent_fields(self, certificate: PublicKey | None = None) -> bytes:
+        """Algorithm and numbers, as a request to add the key to an agent has them; or a certificate
+        of the key's, and what is secret."""
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
         from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
         if isinstance(self.key, RSAPrivateKey):
-            return put_string(b"ssh-rsa") + _rsa_fields(self.key)
-        if isinstance(self.key, Ed25519PrivateKey):
-            public = self.key.public_key().public_bytes_raw()
-            private = put_string(public) + put_string(self.key.private_bytes_raw() + public)
-            return put_string(b"ssh-ed25519") + private
-        # The public blob is algorithm, curve and point: just what comes before the secret number.
-        return self.public_key.blob + put_mpint(self.key.private_numbers().private_value)
+            public, secret = _rsa_fields(self.key)
+        elif isinstance(self.key, Ed25519PrivateKey):
+            point = self.key.public_key().public_bytes_raw()
+            public = put_string(b"ssh-ed25519")
+            secret = put_string(point) + put_string(self.key.private_bytes_raw() + point)
+        else:  # algorithm, curve and point are just what comes before the secret number
+            public = self.public_key.blob
+            secret = put_mpint(self.key.private_numbers().private_value)
+        if certificate is not None:
+            public = put_string(certificate.algorithm.encode()) + put_string(certificate.blob)
+        return public + secret
 
 
 def load_private_key(
@@ -315,8 +320,12 @@ def _sign_rsa(key: "RSAPrivateKey", data: bytes) -> bytes:
     return key.sign(data, PKCS1v15(), SHA256())
 
 
-def _rsa_fields(key: "RSAPrivateKey") -> bytes:
+def _rsa_fields(key: "RSAPrivateKey") -> tuple[bytes, bytes]:
+    """What is public, which agents have in another order than everybody else, and what is not."""
     private = key.private_numbers()
     public = private.public_numbers
-    numbers = (public.n, public.e, private.d, private.iqmp, private.p, private.q)
-    return b"".join(map(put_mpint, numbers))
+    secret = (private.d, private.iqmp, private.p, private.q)
+    return (
+        put_string(b"ssh-rsa") + put_mpint(public.n) + put_mpint(public.e),
+        b"".join(map(put_mpint, secret)),
+    )

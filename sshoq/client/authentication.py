@@ -8,9 +8,9 @@ makes the try and says what came of it.
 
 import time
 from binascii import b2a_base64
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from sshoq.auth.agent import Agent, AgentError, AgentSigner
 from sshoq.auth.keys import KeyFormatError, Signer
@@ -25,6 +25,9 @@ from sshoq.auth.token import MAX_TOKEN, build_token
 from sshoq.client.identities import METHODS, Candidate, Wishes, is_usable, signing_candidate
 from sshoq.client.log import Failure, Log
 from sshoq.client.prompt import Prompter, PromptNeeded, run_with_prompts
+
+if TYPE_CHECKING:
+    from sshoq.auth.ssh_certificates import Certificate
 
 
 class Reply(NamedTuple):
@@ -50,6 +53,11 @@ MAX_STEPS = 16
 
 LONGEST_TOKEN = MAX_TOKEN - 1024
 """A request has other fields, too, and there is a bound for all of them together."""
+
+CERTIFICATE_GRACE = 300
+"""Seconds for which an agent keeps a certificate that has expired."""
+MAX_LIFETIME = 0xFFFF_FFFF
+"""What an agent can be told; longer is for ever."""
 
 # --------------------------------------------------------------------------- trying
 
@@ -256,13 +264,33 @@ class Authentication:
         if rule == "ask" and not self._prompter.confirm(f"Add key {path} ({comment}) to agent?"):
             self._log.debug3("user denied adding this key")
             return
+        must_confirm = rule == "confirm"
         try:
             with Agent(agent_path) as agent:
-                agent.add(key, comment, lifetime=lifetime, confirm=rule == "confirm")
+                agent.add(key, comment, lifetime=lifetime, confirm=must_confirm)
+                self._log.debug(f"identity added to agent: {path}")
+                for certificate, life in self._certificates_of(key, lifetime):
+                    public = certificate.public
+                    agent.add(
+                        key, comment, certificate=public, lifetime=life, confirm=must_confirm
+                    )
+                    self._log.debug(f"certificate added to agent: {certificate.key_id}")
         except AgentError as error:
             self._log.debug(f"could not add identity to agent: {path}: {error}")
-        else:
-            self._log.debug(f"identity added to agent: {path}")
+
+    def _certificates_of(
+        self, key: PrivateKey, lifetime: int
+    ) -> "Iterator[tuple[Certificate, int]]":
+        """Those out of files, and how long the agent is to keep them: not much longer than they
+        are good for, as with ssh-add."""
+        for candidate in self._candidates:
+            certificate = candidate.certificate
+            if certificate is None or candidate.agent_path is not None:
+                continue
+            left = int(certificate.valid_before - self._now()) + CERTIFICATE_GRACE
+            if certificate.key == key.public_key and left > 0:
+                life = min(lifetime or left, left)
+                yield certificate, life if life <= MAX_LIFETIME else 0
 
     # ----- password
 

@@ -19,7 +19,7 @@ from sshoq.auth import agent as agent_module
 from sshoq.auth.agent import Agent, AgentError, AgentSigner, agent_path
 from sshoq.auth.keys import PublicKey, parse_public_key, put_mpint, put_string
 from sshoq.auth.private_keys import PrivateKey, load_private_key
-from tests.auth.keyring import KEY_TYPES, make_key, public_line
+from tests.auth.keyring import KEY_TYPES, make_certificate, make_key, public_line
 from tests.needs import need_tools
 
 
@@ -87,6 +87,23 @@ def test_added_key_signs(agent_socket: str, keys: dict[str, Path]) -> None:
             key = load_private_key(str(path))
             agent.add(key, "", lifetime=60)
             assert key.public_key.verify(agent.sign(key.public_key, b"data"), b"data")
+
+
+def test_added_certificate_is_held_beside_its_key(
+    agent_socket: str, keys: dict[str, Path], tmp_path: Path
+) -> None:
+    authority = make_key(tmp_path, "ed25519")
+    for key_type, path in keys.items():
+        copy = tmp_path / f"{key_type}.pub"
+        copy.write_text(public_line(path))
+        certificate = parse_public_key(make_certificate(authority, copy).read_bytes())
+        key = load_private_key(str(path))
+        with Agent(agent_socket) as agent:
+            agent.add(key, "me")
+            agent.add(key, "me", certificate=certificate, lifetime=60)
+            assert agent.identities()[-2:] == [key.public_key, certificate]
+            signature = agent.sign(key.public_key, b"data", held_as=certificate.blob)
+        assert key.public_key.verify(signature, b"data")
 
 
 def test_key_added_with_confirmation_is_not_used_without(

@@ -18,6 +18,7 @@ from sshoq.auth.keys import parse_public_key
 from sshoq.auth.private_keys import load_public_half
 from sshoq.auth.ssh_certificates import parse_certificate
 from sshoq.auth.token import certificate_in, verify_token
+from sshoq.client import authentication
 from sshoq.client.authentication import Authentication, Reply, basic_authorization
 from sshoq.client.identities import Wishes, gather_keys, is_understood
 from sshoq.client.log import Failure, Log
@@ -354,6 +355,66 @@ def test_key_that_lets_in_is_added_to_the_agent_as_wished(
     assert held_by(agent) == ([public.base64] if held else [])
     question = f"Add key {key} ({public.comment}) to agent?"
     assert scene.questions == ([question] if rule == "ask" else [])
+
+
+def test_certificates_of_the_key_go_to_the_agent_with_it(scene: Scene, agent: str) -> None:
+    key, other = scene.make_key("key"), scene.make_key("other")
+    certificate, _ = scene.certify(key), scene.certify(other)
+    scene.accepts = {"key-cert"}
+    scene.run(wishes(key, other, agent_path=agent, add_to_agent=("yes", 0)))
+    publics = [load_public_half(path) for path in (key, certificate)]
+    assert held_by(agent) == [public.base64 for public in publics if public is not None]
+    assert len(held_by(agent)) == 2
+
+
+@pytest.mark.parametrize(
+    ("validity", "lifetime", "kept"),
+    [
+        ((), 0, 0),
+        ((), 60, 60),
+        (("-V", "20230101000000Z:20231114221320Z"), 0, 300),
+        (("-V", "20230101000000Z:20231114221320Z"), 60, 60),
+        (("-V", "20230101000000Z:20231114221420Z"), 0, 360),
+        (("-V", "20230101000000Z:20231114220000Z"), 0, None),
+        (("-V", "20230101000000Z:29990101000000Z"), 0, 0),
+    ],
+)
+def test_a_certificate_is_kept_little_longer_than_it_is_good_for(
+    scene: Scene,
+    monkeypatch: pytest.MonkeyPatch,
+    validity: tuple[str, ...],
+    lifetime: int,
+    kept: int | None,
+) -> None:
+    """NOW is 2023-11-14 22:13:20."""
+    added: list[tuple[bool, int]] = []
+
+    class Recording:
+        def __init__(self, path: str) -> None: ...
+
+        def __enter__(self) -> Recording:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def add(
+            self,
+            key: object,
+            comment: str,
+            *,
+            certificate: object = None,
+            lifetime: int = 0,
+            confirm: bool = False,
+        ) -> None:
+            added.append((certificate is not None, lifetime))
+
+    key = scene.make_key("key")
+    scene.certify(key, "-n", "alice", *validity)
+    scene.accepts = {"key"}
+    monkeypatch.setattr(authentication, "Agent", Recording)
+    scene.run(wishes(key, agent_path="/nowhere", add_to_agent=("yes", lifetime)))
+    certificate = [] if kept is None else [(True, kept)]
+    assert added == [(False, lifetime), *certificate]
 
 
 def test_open_key_file_is_ignored_with_a_warning(scene: Scene) -> None:
