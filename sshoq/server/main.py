@@ -442,9 +442,8 @@ class Server:
     def _note_fault(self, died: NetworkProcessDied) -> None:
         """As sshd does when its confined process crashes. Who has not shown that the address is
         its own gets nobody punished."""
-        how = f"was killed by signal {died.signal}" if died.signal else "failed"
         peer = f"[{died.peer_address}]:{died.peer_port}"
-        self._log_refusal(f"network process for {peer} {how}")
+        self._log_refusal(f"network process for {peer} was killed by signal {died.signal}")
         if died.is_validated:
             with contextlib.suppress(ValueError):
                 self._admission.penalise(died.peer_address, "crash", time.monotonic())

@@ -377,12 +377,11 @@ class RouterFull(Message):
 
 
 class NetworkProcessDied(Message):
-    """Of a signal, or of a fault of ours. Perhaps somebody is trying to take one over."""
+    """Perhaps somebody is trying to take one over."""
 
     peer_address: Text
     peer_port: Varint
     signal: Varint
-    """0: it ended by itself."""
     is_validated: Bool
     """The address is the client's own."""
 

@@ -93,9 +93,6 @@ something to try again and again.
 FULL_PAUSE = 60.0
 """Seconds between two complaints that there are no descriptors left."""
 
-OWN_FAULT = 70
-"""The exit status of a network process that met a fault of ours."""
-
 DEADLY_FAULTS = frozenset(
     getattr(signal, f"SIG{name}") for name in ("ILL", "TRAP", "ABRT", "BUS", "FPE", "SEGV", "SYS")
 )
@@ -398,16 +395,14 @@ class Router:
                     self._tell_fault(process, ended[1])
 
     def _tell_fault(self, process: NetworkProcess, status: int) -> None:
-        number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        number = os.WTERMSIG(status)
         self._main.send(NetworkProcessDied(*process.peer, number, process.validated))
         if not process.validated:
             self._suspicious_until = time.monotonic() + SUSPICION
 
 
 def _is_fault(status: int) -> bool:
-    if os.WIFSIGNALED(status):
-        return os.WTERMSIG(status) in DEADLY_FAULTS
-    return os.WEXITSTATUS(status) == OWN_FAULT
+    return os.WIFSIGNALED(status) and os.WTERMSIG(status) in DEADLY_FAULTS
 
 
 def run_router(listener: socket.socket, to_main: socket.socket, number: int) -> int:

@@ -40,6 +40,13 @@ def newcomer():
         control.send(b"\\xff\\xff")
         return
     kind, _, claim = data.decode().partition(" ")
+    if kind == "died":
+        address, cause, validated = claim.split()
+        main.send(NetworkProcessDied(address, 9, int(cause), validated == "validated"))
+        return
+    if kind == "full":
+        main.send(RouterFull(int(claim)))
+        return
     source = claim.split() if kind == "claim" else peer
     main.send(Admit(source[0], int(source[1]), "", listener.getsockname()[1], number))
     answer, descriptors = main.receive()

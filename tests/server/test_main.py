@@ -232,6 +232,29 @@ def test_a_monitor_that_crashes_or_is_stuck_costs_its_peer_a_penalty(
     assert server.client().ask("hello") == f"refused: penalty: {penalty}"
 
 
+@pytest.mark.parametrize(
+    ("word", "answer"), [("validated", "refused: penalty: crash"), ("spoofed", "router")]
+)
+def test_a_network_process_that_crashes_costs_its_peer_a_penalty_if_it_was_its_peer(
+    place: Path, servers: list[FakeServer], word: str, answer: str
+) -> None:
+    server = start(place, servers, "PerSourcePenalties crash:90")
+    server.client().udp.send(f"died 127.0.0.1 31 {word}".encode())
+    server.wait_for_log("network process for [127.0.0.1]:9 was killed by signal 31")
+    assert server.client().ask("hello").startswith(answer)
+
+
+def test_what_a_router_says_of_a_crash_and_of_its_room_is_only_written_down(
+    server: FakeServer,
+) -> None:
+    router = server.client().ask("hello")
+    server.client().udp.send(b"died pigeon\x1b 11 validated")
+    server.wait_for_log("network process for [pigeon\\033]:9 was killed by signal 11")
+    server.client().udp.send(b"full 4064")
+    server.wait_for_log("no room for more than 4064 connections at 127.0.0.1 port")
+    assert server.client().ask("hello") == router
+
+
 @pytest.mark.parametrize("claim", ["127.0.0.1 0", "0.0.0.0 9", "224.0.0.1 9", "::1 9", "pigeon 9"])
 def test_a_source_that_cannot_be_answered_is_refused_and_the_router_serves_on(
     server: FakeServer, claim: str
