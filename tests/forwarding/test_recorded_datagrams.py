@@ -146,7 +146,7 @@ def test_a_recorded_client_is_led_back_to() -> None:
                 confirmation = transcript.written(1, "client")
                 there.client.conversation.write(channel.stream_id, [confirmation], fin=True)
                 assert await arrived.get() == asked[0]
-                channel.confirm()  # for our own bookkeeping: it is said already
+                channel.state.confirm()  # for our own bookkeeping: it is said already
                 assert channel.send_datagram(answer)
                 assert await receive(caller) == answer
                 for data in asked[1:]:
