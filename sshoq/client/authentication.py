@@ -22,7 +22,14 @@ from sshoq.auth.private_keys import (
     load_public_half,
 )
 from sshoq.auth.token import MAX_TOKEN, build_token
-from sshoq.client.identities import METHODS, Candidate, Wishes, is_usable, signing_candidate
+from sshoq.client.identities import (
+    METHODS,
+    Candidate,
+    Wishes,
+    is_usable,
+    keys_out_of_reach,
+    signing_candidate,
+)
 from sshoq.client.log import Failure, Log
 from sshoq.client.prompt import Prompter, PromptNeeded, run_with_prompts
 
@@ -103,8 +110,17 @@ class Authentication:
             return succeeded
         if await self._needs_no_secret(attempt):
             return "none"
+        self._hint_at_tokens()
         offered = ",".join(self._offered)
         raise Failure(f"{self._wishes.account}: Permission denied ({offered}).")
+
+    def _hint_at_tokens(self) -> None:
+        if "publickey" not in self._wishes.methods or "publickey" not in self._offered:
+            return
+        for path in keys_out_of_reach(self._wishes):
+            self._log.info(
+                f"{path} is on a FIDO token, which only an agent can ask: ssh-add {path}"
+            )
 
     async def _try_methods(self, conversation_id: bytes, attempt: Attempt) -> str | None:
         """The method that has let us in; _PartialSuccess after one that was needed, too."""

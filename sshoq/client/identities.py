@@ -15,6 +15,7 @@ from sshoq.client.log import Failure, Log
 from sshoq.client.wishes import authentication_methods, certificate_paths, identity_paths
 from sshoq.config.options import Options
 from sshoq.config.patterns import match_pattern_list
+from sshoq.config.usage import QUIET
 from sshoq.protocol.extensions import NONE, Extension
 
 if TYPE_CHECKING:
@@ -157,6 +158,15 @@ def _agent_first(
     if not wishes.identities_only:
         yield from (_candidate(key.comment, key, agent) for key in held if key not in names)
     yield from (file for file in files if file.public not in held)
+
+
+def keys_out_of_reach(wishes: Wishes) -> list[str]:
+    """The files of keys on FIDO tokens that no agent holds. ssh asks the token itself; we do not,
+    but an agent does it for whoever adds the key to it."""
+    known = [(path, load_public_half(path)) for path in wishes.identity_files]
+    on_tokens = [(path, key) for path, key in known if key is not None and key.kind.on_token]
+    held = _agent_keys(wishes, Log(QUIET)) if on_tokens else []
+    return [path for path, key in on_tokens if key not in held]
 
 
 def _only_key(wishes: Wishes, path: str, log: Log) -> list[Candidate]:
