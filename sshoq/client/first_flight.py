@@ -3,7 +3,7 @@ slow to load.
 
 What is imported here and above is paid for before the first packet leaves;
 tests/client/test_startup.py has the list. The rest of the program is loaded while the packet is in
-the air.
+the air, even the engine that goes on with it.
 """
 
 import time
@@ -11,8 +11,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from sshoq.client.addresses import BindWish, HostAddress, open_socket
-from sshoq.transport.quic import IDLE_TIMEOUT, KEEP_ALIVE, Engine
+from sshoq.transport.client_start import IDLE_TIMEOUT, KEEP_ALIVE, Dice, first_flight
+from sshoq.transport.events import BEFORE_LOGIN
 from sshoq.transport.udp import UdpSocket
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sshoq.transport.quic import Engine
 
 
 class LinkWish(NamedTuple):
@@ -38,12 +43,48 @@ class LinkWish(NamedTuple):
         return max(IDLE_TIMEOUT, self.alive_interval * (self.alive_count + 1))
 
 
+class FirstDatagrams(NamedTuple):
+    """What was sent ahead of the engine's being there."""
+
+    target: HostAddress
+    udp: UdpSocket
+    dice: Dice
+    datagrams: list[bytes]
+    sent_at: float
+
+
 class Flight(NamedTuple):
     """A handshake under way."""
 
     target: HostAddress
     udp: UdpSocket
-    engine: Engine
+    engine: "Engine"
+
+
+def begin(target: HostAddress, wish: LinkWish) -> FirstDatagrams:
+    """Send a first flight to this address without an engine. OSError when there is no way there."""
+    udp = UdpSocket(open_socket(target, wish.bind))
+    dice = Dice()
+    datagrams = first_flight(
+        dice,
+        wish.server_name,
+        idle_timeout=wish.idle_timeout,
+        limits=BEFORE_LOGIN,
+        preferred_schemes=wish.preferred_schemes,
+    )
+    now = time.monotonic()
+    udp.send(datagrams)
+    return FirstDatagrams(target, udp, dice, datagrams, now)
+
+
+def go_on(begun: FirstDatagrams, wish: LinkWish) -> Flight:
+    """That flight with its engine; or where that would have said something else, another one."""
+    target, udp, dice, datagrams, sent_at = begun
+    engine = _engine(target, wish, sent_at, dice)
+    if [one for _, some in engine.outgoing(sent_at) for one in some] == datagrams:
+        return Flight(target, udp, engine)
+    udp.close()
+    return launch(target, wish)
 
 
 def launch(target: HostAddress, wish: LinkWish) -> Flight:
@@ -54,7 +95,16 @@ def launch(target: HostAddress, wish: LinkWish) -> Flight:
 def launch_on(udp: UdpSocket, target: HostAddress, wish: LinkWish) -> Flight:
     """The same on a socket that is there."""
     now = time.monotonic()
-    engine = Engine.client(
+    engine = _engine(target, wish, now)
+    for _, datagrams in engine.outgoing(now):
+        udp.send(datagrams)
+    return Flight(target, udp, engine)
+
+
+def _engine(target: HostAddress, wish: LinkWish, now: float, dice: Dice | None = None) -> "Engine":
+    from sshoq.transport.quic import Engine
+
+    return Engine.client(
         target.address,
         wish.server_name,
         now=now,
@@ -62,10 +112,8 @@ def launch_on(udp: UdpSocket, target: HostAddress, wish: LinkWish) -> Flight:
         keep_alive=wish.keep_alive,
         keylog=wish.keylog,
         preferred_schemes=wish.preferred_schemes,
+        dice=dice,
     )
-    for _, datagrams in engine.outgoing(now):
-        udp.send(datagrams)
-    return Flight(target, udp, engine)
 
 
 def server_name_of(host: str) -> str | None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from sshoq.client.addresses import HostAddress
     from sshoq.client.background import Background, Word
-    from sshoq.client.first_flight import Flight, LinkWish
+    from sshoq.client.first_flight import FirstDatagrams, Flight, LinkWish
 
 
 def main() -> "NoReturn":
@@ -173,10 +173,10 @@ class Run:
         word = self._fork()
         if word is not None:
             return self._follow(word)
-        self._load_engine()
+        self._put_off_the_rest()
         wish = self._link_wish(nearest)
-        first = self._launch(targets[0], wish)
-        return self._go_online(targets, wish, first)
+        begun = self._begin(targets[0], wish)
+        return self._go_online(targets, wish, begun)
 
     def _share(self) -> int | None:
         """-O, and as a client of a master that runs already: no connection of our own is needed."""
@@ -254,14 +254,10 @@ class Run:
         status = share(self._invocation, self._log, is_own=True)
         return FAILED if status is None else status
 
-    def _load_engine(self) -> None:
-        """The most expensive part of the start, so only as far as it takes to begin."""
-        from sshoq.transport.hasty_dataclasses import hasty_dataclasses
+    def _put_off_the_rest(self) -> None:
         from sshoq.transport.late_modules import AFTER_THE_FIRST_FLIGHT, put_off
 
         put_off(AFTER_THE_FIRST_FLIGHT)
-        with hasty_dataclasses():
-            import sshoq.client.first_flight  # noqa: F401
 
     def _link_wish(self, invocation: Invocation) -> "LinkWish":
         from sshoq.client.addresses import BindWish
@@ -271,9 +267,7 @@ class Run:
 
         options = invocation.options
         interactive, bulk = options.ip_qos
-        is_interactive = self._invocation.wants_tty or forwarded_display(
-            self._options, os.environ
-        )
+        is_interactive = self._invocation.wants_tty or forwarded_display(self._options, os.environ)
         traffic_class = interactive if is_interactive else bulk
         return LinkWish(
             server_name_of(options.hostname),
@@ -291,11 +285,27 @@ class Run:
         self._log.info(f"TLS secrets are written to {self._options.key_log} (-keylog)")
         return write
 
-    def _launch(self, target: "HostAddress", wish: "LinkWish") -> "Flight | OSError":
-        from sshoq.client.first_flight import launch
+    def _begin(self, target: "HostAddress", wish: "LinkWish") -> "FirstDatagrams | OSError":
+        from sshoq.client.first_flight import begin
 
         try:
-            return launch(target, wish)
+            return begin(target, wish)
+        except OSError as error:
+            return error
+
+    def _load_engine(
+        self, begun: "FirstDatagrams | OSError", wish: "LinkWish"
+    ) -> "Flight | OSError":
+        """The most expensive part of the start."""
+        from sshoq.client.first_flight import go_on
+        from sshoq.transport.hasty_dataclasses import hasty_dataclasses
+
+        with hasty_dataclasses():
+            import sshoq.transport.quic  # noqa: F401
+        if isinstance(begun, OSError):
+            return begun
+        try:
+            return go_on(begun, wish)
         except OSError as error:
             return error
 
@@ -303,9 +313,10 @@ class Run:
         self,
         targets: "list[HostAddress]",
         wish: "LinkWish",
-        first: "Flight | OSError",
+        begun: "FirstDatagrams | OSError",
     ) -> int:
         """The first flight is in the air: load the rest, then go on with it."""
+        first = self._load_engine(begun, wish)
         import asyncio
 
         from sshoq.client.fallback import TRY_SECONDS

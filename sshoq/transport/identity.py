@@ -52,6 +52,23 @@ Without it the order means nothing: Go's clients put RSA first, whatever certifi
 pinned, and other libraries ECDSA.
 """
 
+RSA_SCHEMES = (0x0804, 0x0805, 0x0806)
+CERTIFICATE_ONLY_SCHEMES = (0x0401, 0x0501, 0x0601)
+"""PKCS#1 v1.5: good in the certificates of public chains, never in the handshake itself."""
+
+OFFERED_SCHEMES = (
+    SignatureScheme.ED25519,
+    *ECDSA_SCHEMES.values(),
+    *RSA_SCHEMES,
+    *CERTIFICATE_ONLY_SCHEMES,
+)
+
+
+def offered_schemes(preferred: Sequence[int] = ()) -> list[int]:
+    """What a client offers: all that we can check, those preferred in front."""
+    rest = [int(scheme) for scheme in OFFERED_SCHEMES if scheme not in preferred]
+    return [ORDER_COUNTS, *preferred, *rest] if preferred else rest
+
 
 class DerCertificate:
     """A certificate that is only passed on; parsing it for each connection would serve nothing."""

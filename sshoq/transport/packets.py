@@ -236,32 +236,54 @@ def connection_refused(datagram: bytes, reason: str) -> bytes:
     # CONNECTION_CLOSE of the transport: the code, no frame to blame, the reason. PADDING ahead of
     # it gives header protection its sample.
     payload = bytes(16) + b"\x1c" + varint(CONNECTION_REFUSED) + b"\0" + varint(len(text)) + text
-    first = _LONG | _FIXED | _INITIAL_TYPE[head.version] << 4
-    header = bytearray([first])
-    header += struct.pack("!I", head.version)
-    for connection_id in (head.source_cid, os.urandom(CID_LENGTH)):
+    header = initial_header(head.version, head.source_cid, os.urandom(CID_LENGTH))
+    header += varint(1 + len(payload) + 16)  # number, payload, tag
+    keys = InitialKeys.of(head.version, head.destination_cid, "server in")
+    return keys.seal(header, 0, 1, payload)
+
+
+def initial_header(version: int, destination_cid: bytes, source_cid: bytes) -> bytearray:
+    """Of an Initial packet without a token, up to its length."""
+    header = bytearray([_LONG | _FIXED | _INITIAL_TYPE[version] << 4])
+    header += struct.pack("!I", version)
+    for connection_id in (destination_cid, source_cid):
         header.append(len(connection_id))
         header += connection_id
-    header += b"\0" + varint(1 + len(payload) + 16)  # no token; number, payload, tag
-    return _protect_initial(head, header, payload)
-
-
-def _protect_initial(head: PacketHead, header: bytearray, payload: bytes) -> bytes:
-    """Packet number 0 under the server's initial keys (RFC 9001 5.2), which anybody can derive."""
-    assert head.version is not None
-    salt, prefix = _INITIAL_SALTS[head.version]
-    extracted = _hmac_sha256(bytes.fromhex(salt), head.destination_cid)
-    secret = _expand_label(extracted, "server in", 32)
-    key, nonce, mask_key = (
-        _expand_label(secret, f"{prefix} {name}", size)
-        for name, size in (("key", 16), ("iv", 12), ("hp", 16))
-    )
     header.append(0)
-    sealed = AESGCM(key).encrypt(nonce, payload, bytes(header))
-    mask = Cipher(AES(mask_key), ECB()).encryptor().update(sealed[3:19])  # RFC 9001 5.4.2
-    header[0] ^= mask[0] & 0x0F
-    header[-1] ^= mask[1]
-    return bytes(header) + sealed
+    return header
+
+
+class InitialKeys(NamedTuple):
+    """One side's initial keys (RFC 9001 5.2), which anybody can derive."""
+
+    key: bytes
+    nonce: bytes
+    mask_key: bytes
+
+    @classmethod
+    def of(cls, version: int, destination_cid: bytes, side: str) -> "InitialKeys":
+        """`destination_cid`: the client's first name for the server; `side`: "client in" or
+        "server in".
+        """
+        salt, prefix = _INITIAL_SALTS[version]
+        extracted = _hmac_sha256(bytes.fromhex(salt), destination_cid)
+        secret = _expand_label(extracted, side, 32)
+        sizes = (("key", 16), ("iv", 12), ("hp", 16))
+        return cls(*(_expand_label(secret, f"{prefix} {name}", size) for name, size in sizes))
+
+    def seal(self, header: bytearray, number: int, length: int, payload: bytes) -> bytes:
+        """The packet, its number in so many bytes."""
+        header[0] |= length - 1
+        header += number.to_bytes(length, "big")
+        nonce = (int.from_bytes(self.nonce, "big") ^ number).to_bytes(12, "big")
+        sealed = AESGCM(self.key).encrypt(nonce, payload, bytes(header))
+        # RFC 9001 5.4.2: the sample begins where the longest number would end.
+        sample = sealed[4 - length : 20 - length]
+        mask = Cipher(AES(self.mask_key), ECB()).encryptor().update(sample)
+        header[0] ^= mask[0] & 0x0F
+        for place in range(length):
+            header[place - length] ^= mask[1 + place]
+        return bytes(header) + sealed
 
 
 def _expand_label(secret: bytes, label: str, size: int) -> bytes:

@@ -20,6 +20,15 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from sshoq.der import DerError
+from sshoq.transport.client_start import (
+    ALPN,
+    IDLE_TIMEOUT,
+    KEEP_ALIVE,
+    MAX_DATAGRAM_FRAME,
+    SUITES,
+    Dice,
+    plain_name,
+)
 from sshoq.transport.congestion import CONTROLLERS, Controller
 from sshoq.transport.credit import CreditBook, raised
 from sshoq.transport.events import (
@@ -46,10 +55,11 @@ from sshoq.transport.identity import (
     ECDSA_SCHEMES,
     MIN_RSA_BITS,
     ORDER_COUNTS,
+    RSA_SCHEMES,
     PeerCertificate,
     RemoteKey,
     ServerIdentity,
-    SignatureScheme,
+    offered_schemes,
 )
 from sshoq.transport.pacing import Pacer
 from sshoq.transport.packets import (
@@ -103,14 +113,6 @@ with standing_in({"certifi": [], "service_identity": [], "OpenSSL": ["crypto"]})
     from aioquic.quic.recovery import QuicPacketSpace
     from aioquic.quic.stream import QuicStream, QuicStreamSender
 
-ALPN = "h3"
-
-IDLE_TIMEOUT = 30.0
-KEEP_ALIVE = 10.0
-
-MAX_DATAGRAM_FRAME = 65535
-"""Accepted of the peer, announced as transport parameter; Go peers want any value above 0."""
-
 MAX_WAITING_DATAGRAMS = 1024 * 1024
 """Bytes of received DATAGRAM frames that wait for a reader. More are dropped, newest first."""
 
@@ -146,29 +148,7 @@ DEFAULT_CONGESTION = "cubic"
 UNFORESEEN = "Unforeseen"
 """How the reason begins when a packet confused the library."""
 
-RSA_SCHEMES = (0x0804, 0x0805, 0x0806)
-CERTIFICATE_ONLY_SCHEMES = (0x0401, 0x0501, 0x0601)
-"""PKCS#1 v1.5: good in the certificates of public chains, never in the handshake itself."""
-
-OFFERED_SCHEMES = (
-    SignatureScheme.ED25519,
-    *ECDSA_SCHEMES.values(),
-    *RSA_SCHEMES,
-    *CERTIFICATE_ONLY_SCHEMES,
-)
-
-
-def offered_schemes(preferred: Sequence[int] = ()) -> list[int]:
-    """What a client offers: all that we can check, those preferred in front."""
-    rest = [int(scheme) for scheme in OFFERED_SCHEMES if scheme not in preferred]
-    return [ORDER_COUNTS, *preferred, *rest] if preferred else rest
-
-
-OFFERED_SUITES = [
-    tls.CipherSuite.AES_128_GCM_SHA256,
-    tls.CipherSuite.AES_256_GCM_SHA384,
-    tls.CipherSuite.CHACHA20_POLY1305_SHA256,
-]
+OFFERED_SUITES = [tls.CipherSuite(number) for number in SUITES]
 
 
 class NoStreamCredit(Exception):
@@ -211,6 +191,16 @@ def _teach_hybrid_group() -> None:
 _teach_hybrid_group()
 
 
+def _key_makers(dice: Dice) -> dict[str, ModuleType]:
+    """The two modules that aioquic makes a client's keys with, as they are, but for those keys."""
+    curves, montgomery = ModuleType("ec"), ModuleType("x25519")
+    vars(curves).update(vars(vars(tls)["ec"]), generate_private_key=lambda curve: dice.hybrid_key)
+    maker = ModuleType("X25519PrivateKey")
+    vars(maker).update(generate=lambda: dice.curve_key)
+    vars(montgomery).update(vars(vars(tls)["x25519"]), X25519PrivateKey=maker)
+    return {"ec": curves, "x25519": montgomery}
+
+
 class _AllSupported:
     """What aioquic asks OpenSSL about, for lists that `_Handshake.configure` replaces. To ask
     OpenSSL itself loads modules for 2 ms, ahead of the first flight.
@@ -244,8 +234,16 @@ class _Handshake(tls.Context):
     exporter_master_secret = b""
     peer_chain: Sequence[bytes] = ()
 
-    def configure(self, identity: ServerIdentity | None, preferred_schemes: Sequence[int]) -> None:
+    def configure(
+        self,
+        identity: ServerIdentity | None,
+        preferred_schemes: Sequence[int],
+        dice: Dice | None,
+    ) -> None:
         """Instead of __init__, as aioquic makes the object."""
+        self._dice = dice
+        if dice is not None:
+            self.client_random = dice.random
         self._identity = identity
         self._supported_groups: list[int] = [HYBRID_GROUP, tls.Group.X25519]  # type: ignore[assignment]  # a group is a number
         if not self._is_client:
@@ -262,6 +260,15 @@ class _Handshake(tls.Context):
             elif not self._is_client:
                 return "P-256"
         return "X25519"
+
+    def _client_send_hello(self, output_buf: Buffer) -> None:
+        own = {name: vars(tls)[name] for name in ("ec", "x25519")}
+        if self._dice is not None:
+            vars(tls).update(_key_makers(self._dice))
+        try:
+            super()._client_send_hello(output_buf)
+        finally:
+            vars(tls).update(own)
 
     def handle_message(self, input_data: bytes, output_buf: dict[tls.Epoch, Buffer]) -> None:
         super().handle_message(input_data, output_buf)
@@ -374,9 +381,11 @@ class _Connection(QuicConnection):
         names: NameSource | None = None,
         identity: ServerIdentity | None = None,
         preferred_schemes: Sequence[int] = (),
+        dice: Dice | None = None,
     ) -> None:
         self._identity = identity
         self._preferred_schemes = preferred_schemes
+        self._dice = dice
         super().__init__(
             configuration=configuration,
             original_destination_connection_id=start.original_cid if start else None,
@@ -397,15 +406,19 @@ class _Connection(QuicConnection):
             (self._local_max_streams_uni, limits.unidirectional_streams),
         ):
             limit.value = limit.sent = count
-        if not self._is_client:
-            self._take_first_name()
+        if dice is not None:
+            self._take_first_name(dice.source_cid, b"")
+            self._peer_cid.cid = self._original_destination_connection_id = dice.destination_cid
+        elif not self._is_client:
+            name = self._next_name()
+            assert name is not None
+            self._take_first_name(*name)
 
-    def _take_first_name(self) -> None:
-        name = self._next_name()
-        assert name is not None
+    def _take_first_name(self, connection_id: bytes, token: bytes) -> None:
         first = self._host_cids[0]
-        first.cid, first.stateless_reset_token = name
-        self.host_cid = self._local_initial_source_connection_id = name.connection_id
+        first.cid = self.host_cid = self._local_initial_source_connection_id = connection_id
+        if token:
+            first.stateless_reset_token = token
 
     # ------------------------------------------------------------------ what Engine asks
 
@@ -640,7 +653,7 @@ class _Connection(QuicConnection):
         # aioquic names its class for TLS outright; this is the one way to ours without a copy of
         # the method.
         self.tls.__class__ = _Handshake
-        self.handshake.configure(self._identity, self._preferred_schemes)
+        self.handshake.configure(self._identity, self._preferred_schemes, self._dice)
 
     def _update_traffic_key(
         self,
@@ -918,12 +931,14 @@ class Engine:
         preferred_schemes: Sequence[int] = (),
         congestion: str = DEFAULT_CONGESTION,
         plain: bool | None = None,
+        dice: Dice | None = None,
     ) -> "Engine":
         """Starts the handshake. The certificate's signature is checked here; whose it is, above.
 
         A server with several keys is asked for one of `preferred_schemes`, first choice first.
         `congestion`: one of CONTROLLERS. `plain`: all goes the library's own way; None, and the
-        environment decides.
+        environment decides. `dice`: those of a flight that was sent, `client_start.first_flight`
+        at the time `now`; if the first of `outgoing` is not the same, it is good for nothing.
         """
         configuration = _configuration(
             is_client=True,
@@ -933,13 +948,13 @@ class Engine:
             congestion=congestion,
             plain=plain,
         )
-        configuration.server_name = server_name.rstrip(".") if server_name else None
+        configuration.server_name = plain_name(server_name)
         configuration.supported_versions = [VERSION_1]
         configuration.verify_mode = 0
         if keylog is not None:
             configuration.secrets_log_file = cast(TextIO, _KeyLog(keylog))
         connection = _connection_for(configuration)(
-            configuration, limits, preferred_schemes=preferred_schemes
+            configuration, limits, preferred_schemes=preferred_schemes, dice=dice
         )
         connection.connect(plain_address(peer), now)
         return cls(connection, keep_alive=keep_alive)

@@ -12,8 +12,7 @@ from sshoq.client.log import Failure, Log
 from sshoq.config.resolve import resolve
 from sshoq.config.surroundings import Paths, Surroundings
 from sshoq.config.usage import ERROR
-from sshoq.transport.identity import SSH_SCHEMES, SignatureScheme
-from sshoq.transport.quic import OFFERED_SCHEMES
+from sshoq.transport.identity import OFFERED_SCHEMES, SSH_SCHEMES, SignatureScheme
 from tests.accounts import make_key
 
 ED25519, P256, P384, P521, RSA = SSH_SCHEMES.values()

@@ -8,7 +8,14 @@ import socket
 import pytest
 
 from sshoq.client.addresses import HostAddress
-from sshoq.client.first_flight import Flight, LinkWish, launch, server_name_of
+from sshoq.client.first_flight import (
+    Flight,
+    LinkWish,
+    begin,
+    go_on,
+    launch,
+    server_name_of,
+)
 from sshoq.client.log import Log
 from sshoq.client.opening import ClientConversation, Unreachable, reach
 from sshoq.config.usage import DEBUG1
@@ -123,3 +130,42 @@ def test_idle_timeout_never_undercuts_the_users_patience(
 ) -> None:
     wish = LinkWish(alive_interval=interval, alive_count=count)
     assert (wish.keep_alive, wish.idle_timeout) == (keep_alive, idle)
+
+
+# --------------------------------------------------------------------------- ahead of the engine
+
+
+def bound_socket() -> socket.socket:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind(("127.0.0.1", 0))
+    sock.settimeout(10)
+    return sock
+
+
+def test_the_engine_takes_over_what_was_sent_without_it() -> None:
+    async def test() -> None:
+        async with listening() as listener:
+            begun = begin(listener.target, LinkWish("little.test"))
+            flight = go_on(begun, LinkWish("little.test"))
+            assert flight.udp is begun.udp
+            client = ClientConversation(flight, "little.test", Log(DEBUG1, lambda *_: None))
+            await client.handshake(10)
+            await client.close()
+
+    asyncio.run(test())
+
+
+def test_a_flight_that_the_engine_would_not_have_sent_is_given_up() -> None:
+    """As with another release of the library, which writes something else."""
+    wish = LinkWish("little.test")
+    with bound_socket() as server:
+        begun = begin(HostAddress(socket.AF_INET, server.getsockname()), wish)
+        _, first = server.recvfrom(2000)
+        server.recvfrom(2000)
+        flight = go_on(begun._replace(datagrams=[b"something else"]), wish)
+        assert begun.udp.fileno() == -1
+        datagram, second = server.recvfrom(2000)
+        assert second != first
+        assert second == flight.udp.socket.getsockname()
+        assert datagram not in begun.datagrams
+        flight.udp.close()

@@ -92,23 +92,11 @@ OURS_BEFORE_FLIGHT = (OURS_BEFORE_ANSWER - {"sshoq.config.dump"}) | {
     "sshoq.client.wishes",
     "sshoq.der",
     "sshoq.transport",
-    "sshoq.transport.congestion",
-    "sshoq.transport.credit",
+    "sshoq.transport.client_start",
     "sshoq.transport.events",
-    "sshoq.transport.fast_receive",
-    "sshoq.transport.fast_send",
-    "sshoq.transport.frames",
-    "sshoq.transport.hasty_dataclasses",
     "sshoq.transport.identity",
     "sshoq.transport.late_modules",
-    "sshoq.transport.number_ranges",
-    "sshoq.transport.pacing",
     "sshoq.transport.packets",
-    "sshoq.transport.path_mtu",
-    "sshoq.transport.protection",
-    "sshoq.transport.quic",
-    "sshoq.transport.stand_ins",
-    "sshoq.transport.stream_halves",
     "sshoq.transport.tls_groups",
     "sshoq.transport.udp",
     "sshoq.wire",
@@ -116,13 +104,13 @@ OURS_BEFORE_FLIGHT = (OURS_BEFORE_ANSWER - {"sshoq.config.dump"}) | {
 
 # Of Python itself, without those that only other modules of its own use (with an underscore).
 PYTHONS_BEFORE_FLIGHT = {
-    "array", "atexit", "binascii", "bisect", "collections", "contextlib", "copyreg", "enum",
-    "errno", "functools", "gc", "importlib", "ipaddress", "itertools", "keyword", "logging",
-    "math", "operator", "pwd", "re", "reprlib", "select", "selectors", "signal", "socket",
-    "string", "struct", "threading", "types", "typing", "warnings", "weakref",
+    "array", "binascii", "collections", "contextlib", "copyreg", "enum", "errno", "functools",
+    "gc", "importlib", "itertools", "keyword", "math", "operator", "pwd", "re", "reprlib",
+    "select", "selectors", "signal", "socket", "struct", "threading", "types", "typing",
+    "warnings",
 }  # fmt: skip
 
-OTHERS_BEFORE_FLIGHT = {"aioquic", "cryptography"}
+OTHERS_BEFORE_FLIGHT = {"cryptography"}
 
 TOO_SLOW_FOR_AN_ANSWER = {
     "aioquic", "argparse", "asyncio", "collections", "cryptography", "dataclasses", "enum",
@@ -139,7 +127,7 @@ AT_PYTHONS_OWN_START = set(
 )
 
 LOADED_IN_THE_AIR = {
-    "argparse", "asyncio", "pathlib", "pylsqpack", "sshoq.auth.certificates",
+    "aioquic", "argparse", "asyncio", "logging", "pathlib", "pylsqpack", "sshoq.auth.certificates",
     "sshoq.auth.host_policy", "sshoq.client.online",
     "sshoq.client.prompt", "sshoq.client.terminal", "sshoq.forwarding", "sshoq.protocol",
     "stringprep", "subprocess",

@@ -15,6 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from sshoq.transport import identity as identities
 from sshoq.transport import quic
 from sshoq.transport.events import (
     AFTER_LOGIN,
@@ -208,7 +209,7 @@ def test_what_says_that_the_order_counts_is_no_scheme_to_sign_with(
 
 
 def test_a_client_that_can_check_no_key_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quic, "OFFERED_SCHEMES", (SignatureScheme.ED25519,))
+    monkeypatch.setattr(identities, "OFFERED_SCHEMES", (SignatureScheme.ED25519,))
     link, client, _ = make_link(server_identity=identity("p256"))
     link.run(lambda: bool(client.told(Terminated)))
     assert end_of(client).code == 0x100 + tls.AlertDescription.handshake_failure
