@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from bench.costs import cost_of
-from bench.forwarding import drain, source
 from bench.far import percentile
+from bench.forwarding import drain, source
 from bench.measurements import MeasurementFailed, row_of, run_question, timed
 from bench.report import Row, digits, print_row, spread
 from tests.janitor import Janitor

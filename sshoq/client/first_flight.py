@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from sshoq.client.addresses import BindWish, HostAddress, open_socket
 from sshoq.transport.client_start import IDLE_TIMEOUT, KEEP_ALIVE, Dice, first_flight
-from sshoq.transport.events import BEFORE_LOGIN
+from sshoq.transport.events import BEFORE_LOGIN, DEFAULT_CONGESTION
 from sshoq.transport.udp import UdpSocket
 
 TYPE_CHECKING = False
@@ -32,6 +32,7 @@ class LinkWish(NamedTuple):
     keylog: Callable[[str], None] | None = None
     preferred_schemes: tuple[int, ...] = ()
     """Of which kinds the server's key is known; see host_keys.py."""
+    congestion: str = DEFAULT_CONGESTION
 
     @property
     def keep_alive(self) -> float:
@@ -113,6 +114,7 @@ def _engine(target: HostAddress, wish: LinkWish, now: float, dice: Dice | None =
         keylog=wish.keylog,
         preferred_schemes=wish.preferred_schemes,
         dice=dice,
+        congestion=wish.congestion,
     )
 
 

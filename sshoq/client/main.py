@@ -276,6 +276,7 @@ class Run:
             options.server_alive_count_max,
             self._keylog(),
             preferred_schemes(options, self._log),
+            options.congestion_control,
         )
 
     def _keylog(self) -> "Callable[[str], None] | None":

@@ -132,6 +132,7 @@ def ask_for_session(channel: Channel, wish: SessionWish, log: Log) -> Asked:
         _ask_for_agent(channel, log)
     if wish.terminal is not None:
         terminal = channel.ask(_pty_request(wish.terminal))
+        channel.prefer()
     if traits.supports(Extension.ENV):
         for name, value in wish.environment:
             log.debug(f'channel 0: setting env {name} = "{value}"')

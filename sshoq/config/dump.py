@@ -227,6 +227,7 @@ _LAST: tuple[tuple[str, str, Form], ...] = (
 # Own keywords and the values that go without saying.
 _OWN: tuple[tuple[str, str, object], ...] = (
     ("transport", "transport", "auto"),
+    ("congestioncontrol", "congestion_control", "bbr"),
     ("udpproxyjump", "udp_proxy_jump", None),
     ("servercertificate", "server_certificate", None),
 )

@@ -189,6 +189,13 @@ ROWS = (
     Keyword("Ciphers", "ciphers", CIPHERS, quic=TLS),
     Keyword("ClearAllForwardings", "clear_all_forwardings", _v.flag),
     Keyword("Compression", "compression", _v.choice(yes="yes", no="no"), "no", quic=ACCEPTED),
+    Keyword(
+        "CongestionControl",
+        "congestion_control",
+        _v.choice(bbr="bbr", cubic="cubic"),
+        "bbr",
+        quic=QUIC,
+    ),
     Keyword("ConnectionAttempts", "connection_attempts", _v.integer, 1),
     Keyword("ConnectTimeout", "connect_timeout", _v.seconds),
     Keyword("ControlMaster", "control_master", CONTROL_MASTER, "no"),

@@ -37,6 +37,8 @@ class Options:
     ciphers: str
     clear_all_forwardings: bool
     compression: str
+    congestion_control: str
+    """bbr, cubic"""
     config_dir: str
     connect_timeout: int | None
     connection_attempts: int

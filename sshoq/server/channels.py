@@ -257,6 +257,7 @@ class SessionHost:
         except Refused as refusal:
             return self._fail("no pty", refusal)
         os.set_blocking(self._master, False)
+        self._channel.prefer()
         return True
 
     async def _forward_agent(self, request: AgentReq) -> bool:

@@ -81,6 +81,8 @@ class Options:
     """A name in log.LEVELS."""
     syslog_facility: str
     url_path: str
+    congestion_control: str
+    """bbr, cubic"""
     certificate: str | None
     certificate_key: str | None
 

@@ -743,6 +743,7 @@ _ROWS = [
     _row("PerSourcePenaltyExemptList", NETWORKS, None, GLOBAL),
     # Our own.
     _row("URLPath", URL_PATH, "/sshoq-server", GLOBAL),
+    _row("CongestionControl", _choice("bbr", "cubic"), "bbr", GLOBAL),
     _row("Certificate", FILE, None, GLOBAL),
     _row("CertificateKey", FILE, None, GLOBAL),
     _row("DisableSFTP", FLAG, False, MATCH),

@@ -256,6 +256,7 @@ class Monitor:
             login_grace_time=config.login_grace_time,
             client_alive_interval=config.client_alive_interval,
             client_alive_count_max=config.client_alive_count_max,
+            congestion_control=config.congestion_control,
             verbosity=max(0, log.level() - log.INFO + 1),
         )
 

@@ -180,6 +180,7 @@ class NetworkProcess:
             names=self._next_name,
             idle_timeout=IDLE_TIMEOUT,
             keep_alive=KEEP_ALIVE,
+            congestion=self._welcome.congestion_control,
         )
 
     def _identity(self) -> ServerIdentity:

@@ -65,6 +65,7 @@ class Welcome(Message):
     """Seconds; 0: none. The monitor enforces it; the network process only gives up in time."""
     client_alive_interval: Varint
     client_alive_count_max: Varint
+    congestion_control: Text
     verbosity: Varint
     """0 silent … 4 debug: what the network process may pass on as LogLine."""
 

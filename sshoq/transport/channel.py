@@ -158,6 +158,10 @@ class Channel:
         self._end_sending()
         self.stop_reading(Code.NO_ERROR)
 
+    def prefer(self) -> None:
+        """A person waits for its data: they go before those of other channels."""
+        self._conversation.prefer(self.stream_id)
+
     # ------------------------------------------------------------------ reading
 
     async def read(self) -> Buffer:

@@ -270,6 +270,9 @@ class Conversation:
             self.engine.consumed(stream_id, count)
             self.flush_soon()
 
+    def prefer(self, stream_id: int) -> None:
+        self.engine.set_priority(stream_id, True)
+
     def is_crowded(self, stream_id: int) -> bool:
         """Whether as much is under way as the channel may have; its writer is woken when some of
         that has arrived.

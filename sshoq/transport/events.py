@@ -72,6 +72,10 @@ whose readers have stopped would stop the whole connection.
 """
 
 
+DEFAULT_CONGESTION = "bbr"
+"""One of congestion.CONTROLLERS."""
+
+
 class Cause(Enum):
     """Who or what ended a connection."""
 

@@ -25,6 +25,11 @@ MOST_IN_BURST = 64
 
 LEAST_IN_BURST = 2
 
+MOST_URGENT = 64 * 1024
+"""Bytes that wait on one stream. A terminal that pours out more is bulk like any other, and must
+not keep everything else waiting.
+"""
+
 
 class Burst(NamedTuple):
     """Equally long packets for bytes of one stream that follow each other."""
@@ -67,17 +72,19 @@ class FastSend(FastReceive):
     def rouse(self, stream_id: int) -> None:
         """There may be something to send on that stream, or it is finished."""
         stream = self._fast_streams.get(stream_id)
-        if stream is not None:
-            queue = self._urgent if stream.is_urgent else self._busy
-            queue[stream_id] = stream
+        if stream is None:
+            return
+        queue, other = self._busy, self._urgent
+        if stream.is_urgent and stream.sender.unsent <= MOST_URGENT:
+            queue, other = other, queue
+        other.pop(stream_id, None)
+        queue[stream_id] = stream
 
     def set_priority(self, stream_id: int, urgent: bool) -> None:
         stream = self._fast_streams.get(stream_id)
         if stream is None or stream.is_urgent == urgent:
             return
         stream.is_urgent = urgent
-        for queue in (self._urgent, self._busy):
-            queue.pop(stream_id, None)
         self.rouse(stream_id)
 
     def _unblock(self) -> None:
@@ -360,9 +367,10 @@ class FastSend(FastReceive):
             return False
         for burst in self._possible_bursts(builder, now):
             self._send_burst(builder, burst, now)
-            queue = self._urgent if burst.stream.is_urgent else self._busy
-            queue.pop(burst.stream.stream_id, None)
-            queue[burst.stream.stream_id] = burst.stream
+            stream_id = burst.stream.stream_id
+            queue = self._urgent if stream_id in self._urgent else self._busy
+            queue.pop(stream_id, None)
+            queue[stream_id] = burst.stream
             self._settle(burst.stream, queue)
             return True
         return False

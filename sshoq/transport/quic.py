@@ -33,6 +33,7 @@ from sshoq.transport.congestion import CONTROLLERS, Controller
 from sshoq.transport.credit import CreditBook, raised
 from sshoq.transport.events import (
     BEFORE_LOGIN,
+    DEFAULT_CONGESTION,
     Address,
     Cause,
     ConnectionIdRetired,
@@ -142,8 +143,6 @@ ROUNDING = 1e-6
 at that very moment; asked exactly then, it would set the same timer again and again."""
 
 MAX_REASON = 512
-
-DEFAULT_CONGESTION = "cubic"
 
 UNFORESEEN = "Unforeseen"
 """How the reason begins when a packet confused the library."""
@@ -1226,6 +1225,11 @@ class Engine:
     def key_exchange(self) -> str:
         """The group agreed upon, by its name."""
         return self._connection.handshake.key_exchange
+
+    @property
+    def congestion(self) -> str:
+        """Which of CONTROLLERS decides how much is under way; "" where it is the library's own."""
+        return str(getattr(self._connection._loss._cc, "name", ""))
 
     @property
     def cipher_suite(self) -> str:

@@ -143,6 +143,11 @@ class SendingHalf:
         return self.written.stop - self.written.start
 
     @property
+    def unsent(self) -> int:
+        """Bytes that have not left even once."""
+        return self.written.stop - self.highest_offset
+
+    @property
     def buffer_is_empty(self) -> bool:
         """Nothing to send now, flow control apart."""
         if self._reset_error_code is not None:

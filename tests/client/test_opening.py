@@ -132,6 +132,13 @@ def test_idle_timeout_never_undercuts_the_users_patience(
     assert (wish.keep_alive, wish.idle_timeout) == (keep_alive, idle)
 
 
+@pytest.mark.parametrize("congestion", ["bbr", "cubic"])
+def test_congestion_is_controlled_as_the_user_wants(congestion: str) -> None:
+    flight = launch(closed_port(), LinkWish(congestion=congestion))
+    flight.udp.close()
+    assert flight.engine.congestion == congestion
+
+
 # --------------------------------------------------------------------------- ahead of the engine
 
 

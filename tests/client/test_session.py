@@ -69,9 +69,13 @@ class FakeConversation:
         self.channel = Channel(cast(Conversation, self), state)
         state.open()
         self.seen: list[ChannelEvent] = []
+        self.preferred: list[int] = []
         self.news = asyncio.Event()
 
     # ----- the channel's side
+
+    def prefer(self, stream_id: int) -> None:
+        self.preferred.append(stream_id)
 
     def write(self, stream_id: int, buffers: list[Buffer], *, fin: bool = False) -> None:
         for event in self.server.receive(b"".join(buffers), fin):
@@ -612,6 +616,21 @@ def test_new_size_is_sent(tty_ends: TerminalEnds) -> None:
         conversation.end()
 
     assert run(tty_ends, SessionWish(terminal=terminal()), server).ending == Ending(0)
+
+
+def test_a_session_with_a_terminal_goes_before_others(
+    ends: Ends, tty_ends: TerminalEnds
+) -> None:
+    preferred: list[list[int]] = []
+
+    async def server(conversation: FakeConversation) -> None:
+        preferred.append(conversation.preferred)
+        conversation.accept(*[True for _ in ("program", *conversation.preferred)])
+        conversation.end()
+
+    run(tty_ends, SessionWish(terminal=terminal()), server)
+    run(ends, SessionWish("x"), server)
+    assert preferred == [[4], []]
 
 
 # --------------------------------------------------------------------------- escape characters

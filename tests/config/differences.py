@@ -120,7 +120,7 @@ LEFT_OUT: tuple[tuple[str, str], ...] = (
         "keywords of 9.4 to 10.x and our own",
         r"(?m)^\s*(-o)?\s*(tag|channeltimeout|refuseconnection"
         r"|obscurekeystroketiming|versionaddendum|warnweakcrypto|urlpath|udpproxyjump|quicport|transport"
-        r"|servercertificate)\b",
+        r"|servercertificate|congestioncontrol)\b",
     ),
     (
         "tokens and variables in User, SetEnv, RevokedHostKeys and Include since 10.x",

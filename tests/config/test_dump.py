@@ -9,12 +9,17 @@ from tests.config.wishes import Machine
 def test_own_keywords_are_printed_when_set(machine: Machine) -> None:
     plain = machine.dump("web")
     names = {line.split()[0] for line in plain}
-    assert not names & {"transport", "quicport", "urlpath", "udpproxyjump", "servercertificate"}
+    assert not names & {
+        "transport", "quicport", "urlpath", "udpproxyjump", "servercertificate",
+        "congestioncontrol",
+    }  # fmt: skip
     machine.write(
         "Transport quic\nQUICPort 4443\nURLPath /s\nUDPProxyJump j\nServerCertificate c\n"
+        "CongestionControl cubic\n"
     )
     assert set(machine.dump("web")) - set(plain) == {
         "transport quic", "quicport 4443", "urlpath /s", "udpproxyjump j", "servercertificate c",
+        "congestioncontrol cubic",
     }  # fmt: skip
 
 

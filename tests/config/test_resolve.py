@@ -58,6 +58,10 @@ def test_own_keywords(machine: Machine) -> None:
     )  # fmt: skip
     assert machine.resolve("-o", "Transport=ssh", "web").options.transport == "ssh"
     assert machine.resolve("-F", "none", "web").options.transport == "auto"
+    assert options.congestion_control == "bbr"
+    words = ("-o", "CongestionControl=cubic", "web")
+    assert machine.resolve(*words).options.congestion_control == "cubic"
+    assert machine.refusal("-o", "CongestionControl=reno", "web")
 
 
 def test_the_user_of_a_url_query_comes_after_the_url_s_own(machine: Machine) -> None:

@@ -618,6 +618,12 @@ def test_the_third_signature_is_refused(tmp_path: Path) -> None:
             receive(monitor.network)
 
 
+def test_the_network_process_is_told_which_congestion_control_is_wanted(tmp_path: Path) -> None:
+    for line, wanted in (("UsePAM no", "bbr"), ("CongestionControl cubic", "cubic")):
+        with Monitor(tmp_path / wanted, line) as monitor:
+            assert monitor.welcome.congestion_control == wanted
+
+
 def public_keys(*paths: Path) -> list[PublicKey]:
     return [parse_public_key(Path(f"{path}.pub").read_text()) for path in paths]
 

@@ -25,6 +25,7 @@ from sshoq.protocol.messages import (
 )
 from sshoq.server.channels import MAX_VARIABLES, ChannelHost, Login
 from sshoq.transport.channel import Channel, ChannelRefused, SinkClosed
+from sshoq.transport.stream_halves import Stream
 from tests.golden_replay import Transcript
 from tests.pair import Party, logged_in
 from tests.server.fake_leader import Ending, FakeLogin, ProgramBody, Streams
@@ -322,6 +323,20 @@ def test_output_that_nobody_reads_breaks_the_pipe_and_errors_and_status_still_co
             channel.request(EndOfWrite())  # once more does no harm
             _, errors, ending = await outcome(channel)
             assert (errors, ending) == (b"Broken pipe", ExitStatus(3))
+
+    run(main)
+
+
+def test_a_terminals_output_goes_before_that_of_other_sessions() -> None:
+    async def main() -> None:
+        async with served(echo) as there:
+            plain, typed = there.open_session(), there.open_session()
+            typed.request(PtyReq("vt100", 80, 24, 0, 0, b""))
+            for channel in (plain, typed):
+                assert await channel.ask(Exec("cat"))
+            streams = there.server.conversation.engine._connection._streams
+            halves = [cast(Stream, streams[each.stream_id]) for each in (plain, typed)]
+            assert [stream.is_urgent for stream in halves] == [False, True]
 
     run(main)
 

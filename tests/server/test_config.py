@@ -555,6 +555,9 @@ def test_own_keywords(tmp_path: Path) -> None:
     config = read(tmp_path, "URLPath /secret\nCertificate /c\nCertificateKey /k\nDisableSFTP yes\n")
     assert (config.url_path, config.certificate, config.certificate_key) == ("/secret", "/c", "/k")
     assert config.disable_sftp is True
+    assert config.congestion_control == "bbr"
+    assert read(tmp_path, "CongestionControl cubic\n").congestion_control == "cubic"
+    assert complaint(tmp_path, "CongestionControl reno\n")
     assert "slash" in complaint(tmp_path, "URLPath secret\n")[0]
     assert complaint(tmp_path, "Certificate /c\n") == [
         "Certificate and CertificateKey must be given together"

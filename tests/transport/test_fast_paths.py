@@ -350,6 +350,17 @@ def test_what_is_urgent_overtakes_what_waits() -> None:
     link.run(lambda: server.bytes_of(key) == b"kk")
 
 
+def test_urgent_bulk_leaves_room_for_the_others() -> None:
+    link, client, server = connected(limits=AFTER_LOGIN)
+    Application(server)
+    flood, other = client.engine.open_stream(), client.engine.open_stream()
+    client.engine.set_priority(flood, True)
+    client.engine.write(flood, bytes(1_500_000))
+    client.engine.write(other, bytes(100_000))
+    link.run(lambda: client.engine.buffered(other) == 0)
+    assert client.engine.buffered(flood) > 500_000
+
+
 # ------------------------------------------------------------------------------- endurance
 
 SOAK = "SSHOQ_SOAK_MEGABYTES"
