@@ -7,6 +7,7 @@ and ssh go on working with the same files. What follows from an entry is host_po
 import os
 from binascii import b2a_base64
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from contextlib import contextmanager, suppress
 from enum import Enum
 from typing import NamedTuple
 
@@ -14,6 +15,9 @@ from sshoq.auth.keys import KeyFormatError, PublicKey, decode_base64, parse_publ
 
 MAX_FILE = 16 << 20
 MAX_LINE = 1 << 16
+
+LOCK_TRIES, LOCK_PAUSE = 100, 0.01
+"""A change of the file takes milliseconds, so a second is enough for many."""
 
 CERTIFICATE_AUTHORITY = "@cert-authority"
 REVOKED = "@revoked"
@@ -246,14 +250,19 @@ def record_host(path: str, names: Sequence[str], key: PublicKey, *, hashed: bool
     text = _new_lines(names, key, hashed)
     try:
         _make_directory(os.path.dirname(path))
-        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        with open(descriptor, "rb+", buffering=0) as file:
-            size = os.fstat(descriptor).st_size
-            if size and os.pread(descriptor, 1, size - 1) != b"\n":  # edited by hand: end its line
-                text = b"\n" + text
-            file.write(text)
+        with _alone(path):
+            _append(path, text)
     except OSError as error:
         raise KnownHostsError(f"{path}: {error.strerror}") from None
+
+
+def _append(path: str, text: bytes) -> None:
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    with open(descriptor, "rb+", buffering=0) as file:
+        size = os.fstat(descriptor).st_size
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":  # edited by hand: end its line
+            text = b"\n" + text
+        file.write(text)
 
 
 def replace_host_keys(
@@ -263,6 +272,11 @@ def replace_host_keys(
 
     Lines with a marker, with patterns, or with names of other hosts as well stay as they are.
     """
+    with _alone(path):
+        return _replace_keys(path, names, keys, hashed)
+
+
+def _replace_keys(path: str, names: Sequence[str], keys: Sequence[PublicKey], hashed: bool) -> bool:
     wanted = {_as_bytes(name): name for name in names}
     present: dict[PublicKey, set[bytes]] = {key: set() for key in keys}
     kept: list[bytes] = []
@@ -329,6 +343,36 @@ def _new_lines(names: Sequence[str], key: PublicKey, hashed: bool) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
+@contextmanager
+def _alone(path: str) -> Iterator[None]:
+    """Keeps out other clients of ours, of which a user may start many at once: what one adds must
+    not be lost when another writes the file anew. Ssh itself heeds no lock, and who does not get
+    it in time goes on like ssh.
+
+    The folder is locked, since the file will be another one.
+    """
+    import fcntl
+    import time
+
+    try:
+        folder = os.open(os.path.dirname(os.path.realpath(path)), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        yield
+        return
+    try:
+        for _ in range(LOCK_TRIES):
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(LOCK_PAUSE)
+            except OSError:  # a file system without locks
+                break
+        yield
+    finally:
+        os.close(folder)
+
+
 def _make_directory(directory: str) -> None:
     if directory and not os.path.isdir(directory):
         os.mkdir(directory, 0o700)
@@ -346,9 +390,10 @@ def _replace_file(path: str, data: bytes) -> None:
             with open(descriptor, "wb") as file:
                 file.write(data)
                 os.fchmod(descriptor, mode)
-            if os.path.lexists(path + ".old"):
+            with suppress(FileNotFoundError):
                 os.unlink(path + ".old")
-            os.link(path, path + ".old")
+            with suppress(FileExistsError):  # somebody else's, who has just done the same
+                os.link(path, path + ".old")
             os.rename(temporary, path)
         except BaseException:
             os.unlink(temporary)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from sshoq.auth.known_hosts import (
     replace_host_keys,
     split_line,
 )
+from tests.auth.keyring import make_key, public_line
 from tests.needs import need_tools
 
 
@@ -370,6 +372,44 @@ def test_added_key_follows_a_line_without_newline(tmp_path: Path) -> None:
     path.write_text(f"host {KEY.line}")
     assert replace_host_keys(str(path), ["host"], [KEY, OTHER], hashed=True)
     assert path.read_text().startswith(f"host {KEY.line}\n|1|")
+
+
+CHANGE = """\
+import sys
+from sshoq.auth import known_hosts
+from sshoq.auth.known_hosts import record_host, replace_host_keys
+from sshoq.auth.keys import parse_public_key
+
+known_hosts.LOCK_TRIES = 6000  # however slow the machine is
+path, number, line = sys.argv[1:]
+key = parse_public_key(line)
+sys.stdin.read()  # until all are there
+for count in range(20):
+    record_host(path, [f"recorded-{number}-{count}"], key, hashed=False)
+    replace_host_keys(path, [f"learnt-{number}-{count}"], [key], hashed=False)
+"""
+
+
+def test_nothing_is_lost_when_many_change_the_file_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "known_hosts"
+    path.write_text("")
+    key = make_key(tmp_path, "ed25519")
+    line = public_line(key)
+    command = [sys.executable, "-c", CHANGE, str(path)]
+    root = Path(__file__).parents[2]
+    reader, writer = os.pipe()
+    running = [
+        subprocess.Popen([*command, str(number), line], stdin=reader, cwd=root)
+        for number in range(4)
+    ]
+    os.close(reader)
+    os.close(writer)
+    assert [process.wait(timeout=60) for process in running] == [0] * 4
+    found = {line.split()[0] for line in path.read_text().splitlines()}
+    names = {f"{number}-{count}" for number in range(4) for count in range(20)}
+    assert found == {f"{word}-{name}" for word in ("recorded", "learnt") for name in names}
+    files = {"ed25519", "ed25519.pub", "known_hosts", "known_hosts.old"}
+    assert set(os.listdir(tmp_path)) == files
 
 
 def test_link_stays_a_link(tmp_path: Path) -> None:
