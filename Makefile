@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 JOBS ?= 2
 TESTS ?= tests
 
-.PHONY: venv demo test lint format bench clean
+.PHONY: venv demo test lint format bench soak clean
 .DEFAULT_GOAL := venv
 
 venv: $(STAMP)
@@ -40,6 +40,10 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m bench $(BENCH)
+
+# 5 GB through two engines over a lossy simulated link, with key updates: checksums and memory.
+soak: $(STAMP)
+	SSHOQ_SOAK_MEGABYTES=2500 $(BIN)/python -m pytest -k much_data tests/transport/test_fast_paths.py
 
 clean:
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis bench/results $(VENV)

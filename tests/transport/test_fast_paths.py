@@ -11,6 +11,7 @@ import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -364,11 +365,20 @@ def test_urgent_bulk_leaves_room_for_the_others() -> None:
 # ------------------------------------------------------------------------------- endurance
 
 SOAK = "SSHOQ_SOAK_MEGABYTES"
+UPDATE_INTERVAL = 51
+MOST_GROWTH = 64 << 20
+"""Two directions with 8 MiB under way, held by the writer and by the reader."""
+
+
+def resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.mark.timeout(3600)
 def test_much_data_both_ways_leaves_nothing_behind() -> None:
-    """20 MB; as many as SSHOQ_SOAK_MEGABYTES says."""
+    """20 MB each way; as many as SSHOQ_SOAK_MEGABYTES says (`make soak`: 5 GB in all). Keys are
+    updated all the while, and once things have settled the process grows no more."""
     megabytes = int(os.environ.get(SOAK, "20"))
     link, client, server = connected(
         weather=Weather(loss=0.001, reorder=0.001, seed=9), limits=AFTER_LOGIN
@@ -393,10 +403,10 @@ def test_much_data_both_ways_leaves_nothing_behind() -> None:
     for number, side in enumerate(sides):
         side.on_event = reader(number)
     left = [megabytes, megabytes]
-    moments = 0
+    moments = updates = settled_size = 0
 
     def go_on() -> bool:
-        nonlocal moments
+        nonlocal moments, updates, settled_size
         moments += 1
         for number, side in enumerate(sides):
             while left[number] and side.engine.buffered(stream_id) < 2_000_000:
@@ -404,12 +414,17 @@ def test_much_data_both_ways_leaves_nothing_behind() -> None:
                 side.engine.write(stream_id, block)
                 expected[1 - number].update(block)
             side.events.clear()
-        if moments % 1000 == 0:
-            internal(sides[moments % 2]).request_key_update()
+        if moments % UPDATE_INTERVAL == 0 and is_settled(sides):
+            internal(sides[moments // UPDATE_INTERVAL % 2]).request_key_update()
+            updates += 1
+        if not settled_size and sum(left) < 1.7 * megabytes:
+            settled_size = resident_bytes()
         return not any(left) and counts == [megabytes * len(block)] * 2
 
     link.run(go_on, seconds=3600.0 * 24)
     assert [each.digest() for each in received] == [each.digest() for each in expected]
+    assert resident_bytes() < settled_size + MOST_GROWTH
+    assert updates >= megabytes // 10
     link.run(seconds=5)
     for side in sides:
         assert side.engine.buffered_total == 0
