@@ -1,6 +1,6 @@
 """Runs the measurements and prints them as a table of ratios to OpenSSH.
 
-python -m bench [--runs N] [--megabytes N] [--only NAME]...
+python -m bench [--runs N] [--megabytes N] [--crowd N] [--only NAME]...
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import sys
 import time
 
-from bench import copying, far, forwarding, measurements, sharing
+from bench import copying, far, forwarding, many, measurements, sharing
 from bench.measurements import Setting
 from bench.report import describe_machine, print_header, print_row
 from tests.janitor import Janitor
@@ -24,6 +24,9 @@ MEASUREMENTS = {
     "small": copying.small_file_rates,
     "far": far.far_rates,
     "keys": far.key_delays,
+    "logins": many.login_rates,
+    "crowd": many.crowd_costs,
+    "channels": many.channel_costs,
 }
 
 
@@ -31,6 +34,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench BENCH=...")
     parser.add_argument("--runs", type=int, default=7, help="interleaved runs per figure")
     parser.add_argument("--megabytes", type=int, default=200, help="size of a bulk transfer")
+    parser.add_argument("--crowd", type=int, default=100, help="idle connections, held at a time")
     parser.add_argument("--only", action="append", choices=sorted(MEASUREMENTS), default=[])
     options = parser.parse_args()
     if os.geteuid() != 0:
@@ -42,7 +46,7 @@ def main() -> int:
     janitor = Janitor()
     failed = 0
     try:
-        setting = Setting(janitor, options.runs, options.megabytes)
+        setting = Setting(janitor, options.runs, options.megabytes, options.crowd)
         print(describe_machine())
         print_header()
         for name, measure in MEASUREMENTS.items():

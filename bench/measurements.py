@@ -28,10 +28,11 @@ MIB = 1 << 20
 class Setting:
     """One user, and the means to start either server; everything is undone by the janitor."""
 
-    def __init__(self, janitor: Janitor, runs: int, megabytes: int) -> None:
+    def __init__(self, janitor: Janitor, runs: int, megabytes: int, crowd: int) -> None:
         self.janitor = janitor
         self.runs = runs
         self.megabytes = megabytes
+        self.crowd = crowd
         self.account: Account = make_account(janitor, janitor.directory())
 
     @contextlib.contextmanager

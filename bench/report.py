@@ -53,7 +53,7 @@ def print_row(row: Row) -> None:
     if row.more_is_better:
         remark += "; more is better"
     texts = [f"{value:.{digits(value)}f} {row.unit}" for value in (one, other)]
-    print(FORMAT.format(row.what, *texts, f"{other / one:.2f}", remark), flush=True)
+    print(FORMAT.format(row.what, *texts, f"{other / one:.2f}" if one else "-", remark), flush=True)
 
 
 def digits(value: float) -> int:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 POLL = 0.02
@@ -123,3 +123,23 @@ def _memory(pid: int, file_name: str, fields: tuple[str, ...]) -> int:
     with open(f"/proc/{pid}{file_name}", encoding="ascii", errors="replace") as file:
         lines = [line.split() for line in file]
     return sum(int(words[1]) * 1024 for words in lines if words[0].rstrip(":") in fields)
+
+
+def anonymous_bytes(processes: Iterable[Process]) -> int:
+    """The memory of all of them that is no file's, each page once, however many share it. Those
+    that end meanwhile have none."""
+    total = 0
+    for process in processes:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            total += _memory(process.pid, "/smaps_rollup", ("Pss_Anon",))
+    return total
+
+
+def voluntary_switches(processes: Iterable[Process]) -> int:
+    """How often they have waited for something and were woken."""
+    total = 0
+    for process in processes:
+        with open(f"/proc/{process.pid}/status", encoding="utf-8", errors="replace") as file:
+            lines = [line.split() for line in file]
+        total += sum(int(words[1]) for words in lines if words[0] == "voluntary_ctxt_switches:")
+    return total

@@ -37,6 +37,13 @@ def test_three_digits_are_printed(value: float, expected: int) -> None:
     assert digits(value) == expected
 
 
+def test_without_a_figure_to_divide_by_there_is_no_ratio(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    print_row(Row("wakeups", "1/s", openssh=[0.0], sshoq=[0.5]))
+    assert capsys.readouterr().out.split()[:6] == ["wakeups", "0.00", "1/s", "0.50", "1/s", "-"]
+
+
 def test_the_spread_is_relative_to_the_median() -> None:
     assert spread([1.0, 2.0, 3.0]) == "100%"
 

@@ -7,27 +7,19 @@ The bytes are those that kill or confuse the Go server, and those that no rule o
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine, Iterator
 
 import pytest
 
-from sshoq.auth.private_keys import load_private_key
-from sshoq.auth.token import build_token
-from sshoq.protocol.conversation import ConversationState
-from sshoq.protocol.extensions import NONE
 from sshoq.protocol.messages import Exec, ExitStatus, Session
-from sshoq.protocol.request import ConnectRequest
 from sshoq.transport.channel import Channel
 from sshoq.transport.conversation import Conversation
-from sshoq.transport.quic import Engine
-from sshoq.transport.udp import UdpSocket
 from sshoq.wire import varint
 from tests.accounts import Account
 from tests.janitor import Janitor
 from tests.pair import Party
-from tests.programs import URL_PATH, Server, Sshoq
+from tests.programs import Server, Sshoq
+from tests.raw_client import connected
 from tests.scenarios.conftest import server_factory
 
 PATIENCE = 30.0
@@ -56,39 +48,6 @@ NEW_STREAMS = {
     "fields that need a dynamic table": b"\x01\x03\x02\x00\x80",
     "HEADERS of a gigabyte": b"\x01" + varint(1 << 30),
 }
-
-
-@asynccontextmanager
-async def connected(server: Server, account: Account) -> AsyncIterator[Party]:
-    """Logged in with the account's key, as a client that announces nothing, as Go's."""
-    loop = asyncio.get_running_loop()
-    address = (server.host, server.port)
-    udp = UdpSocket.connect(address, 2)
-    engine = Engine.client(address, None, now=loop.time())
-    async with asyncio.timeout(PATIENCE):
-        party = Party(engine, udp, ConversationState(True, NONE))
-        party.conversation.start()
-        await party.ready
-        conversation_id = engine.export(b"EXPORTER-SSH3", b"", 32)
-        token = build_token(
-            account.name, conversation_id, load_private_key(str(account.key)), time.time()
-        )
-        party.conversation.send_request(
-            ConnectRequest(
-                authority=f"{server.host}:{server.port}",
-                path=URL_PATH,
-                user=account.name,
-                authorization=f"Bearer {token}",
-            )
-        )
-        response = await party.response
-        assert response is not None
-        assert response.status == 200
-        try:
-            yield party
-        finally:
-            party.conversation.close()
-            await party.conversation.over()
 
 
 async def answers(conversation: Conversation) -> None:
