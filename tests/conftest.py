@@ -6,14 +6,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.accounts import PAM_SERVICE, Account, PamService, make_account, make_pam_service
 from tests.janitor import SERVICE_USER, Janitor
 from tests.needs import need_root
 
-# A busy machine is no failure: a deadline would time it, not the code.
-settings.register_profile("sshoq", deadline=None)
+# A busy machine is no failure: a deadline, or how long an example is in the making, would time it,
+# not the code.
+settings.register_profile(
+    "sshoq", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("sshoq")
 
 
