@@ -79,7 +79,7 @@ def count_found(content: bytes, marks: list[bytes], allowance: Allowance) -> int
 
 def test_lines_without_the_mark_are_not_counted() -> None:
     other = KEY.replace("ssh-ed25519", "ssh-rsa")
-    content = f"{other}\n".encode() * 40_000 + KEY.encode()
+    content = f"{other}\n".encode() * 1_000 + KEY.encode()
     allowance = Allowance()
     for _ in range(2 * MAX_LINES):
         allowance.begin_try()
