@@ -390,10 +390,10 @@ class _Run:
             self._asked = self._ask(client, session, speculative=True)
 
     async def _settle_speculation(self) -> None:
-        from sshoq.client.speculation import was_taken
-
         if self._asked is None or self._may_speculate:
             return
+        from sshoq.client.speculation import was_taken
+
         if not await was_taken(self._asked):
             self._log.debug("the session came too early, and is asked for again")
             self._asked = None
@@ -404,6 +404,7 @@ class _Run:
         if wanted and client.conversation.traits.supports(Extension.HOST_KEYS):
             with suppress(NoStreamCredit, StreamClosed):
                 self._host_keys = client.conversation.open_channel(HostKeys(), speculative=True)
+            asyncio.get_running_loop().call_soon(_load_host_key_update)
 
     @asynccontextmanager
     async def _updating_host_keys(
@@ -572,6 +573,11 @@ class _Run:
             self._log.verbose(line)
         self._log.debug(f"Exit status {-1 if ending.status is None else ending.status}")
         return FAILED if ending.status is None else ending.status
+
+
+def _load_host_key_update() -> None:
+    """Behind the flight that asks: until it is answered there is nothing else to do."""
+    import sshoq.client.host_key_update  # noqa: F401
 
 
 def _file_wish(invocation: Invocation, log: Log) -> "FileWish | None":
