@@ -21,6 +21,9 @@ $(STAMP): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 	  { echo "make: no virtual environment; on Debian: apt-get install python3-venv" >&2; rm -rf $(VENV); exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+# A first line "#!" takes no blank; pip sees to that in its own scripts, not in ours.
+	@! head -n 1 $(BIN)/sshoq | grep -q ' ' || sed -i \
+	  "1s|^#!\(.*\)|#!/bin/sh\n'''exec' \"\1\" \"\$$0\" \"\$$@\"\n' '''|" $(BIN)/sshoq
 	@touch $@
 
 # CMD, when given, reaches the script through the environment, as make hands on every variable of its command line.

@@ -10,7 +10,29 @@ set -eu
 bin=${1:?usage: packaging/demo.sh FOLDER-OF-THE-PROGRAMS}
 place=$(mktemp -d "${TMPDIR:-/tmp}/sshoq-demo.XXXXXX")
 server=
-service_user=
+
+# As root the server wants its own user. Where it is missing it is made, and the last of the demos
+# that run removes it: each shares the lock on this directory.
+service_user_comment='sshoq demo'
+service_user_lock=/run
+
+make_service_user() {
+    exec 9<"$service_user_lock"
+    flock -s 9
+    if ! id sshoq >/dev/null 2>&1; then
+        echo "demo: as root the server wants its own user; 'sshoq' is made for as long as the demo runs" >&2
+        # Another demo may be quicker.
+        useradd --system --no-create-home --home-dir /run/sshoq/empty --shell /usr/sbin/nologin \
+            --comment "$service_user_comment" sshoq || id sshoq >/dev/null
+    fi
+}
+
+remove_service_user() {
+    flock -n 9 || return 0
+    if getent passwd sshoq | grep -q ":$service_user_comment:"; then
+        userdel sshoq || true
+    fi
+}
 
 finish() {
     status=$?
@@ -19,7 +41,7 @@ finish() {
         kill "$server" 2>/dev/null || true
         wait "$server" 2>/dev/null || true
     fi
-    [ -z "$service_user" ] || userdel "$service_user" || true
+    [ "$(id -u)" != 0 ] || remove_service_user
     rm -rf "$place"
     exit "$status"
 }
@@ -53,14 +75,10 @@ UsePAM no
 PermitRootLogin yes
 END
 
-if [ "$(id -u)" = 0 ] && ! id sshoq >/dev/null 2>&1; then
-    echo "demo: as root the server wants its own user; 'sshoq' is made for as long as the demo runs" >&2
-    useradd --system --no-create-home --home-dir /run/sshoq/empty --shell /usr/sbin/nologin sshoq
-    service_user=sshoq
-fi
+[ "$(id -u)" != 0 ] || make_service_user
 
 # In a session of its own, so that ^C in the demo's shell is the shell's affair.
-setsid "$bin/sshoq-server" -D -e -f "$place/server_config" 2>"$place/server.log" &
+setsid "$bin/sshoq-server" -D -e -f "$place/server_config" 2>"$place/server.log" 9>&- &
 server=$!
 
 tries=0
@@ -80,7 +98,7 @@ set -- "$bin/sshoq" -F none -p "$port" -i "$place/client_key" \
     -o GlobalKnownHostsFile=/dev/null -o StrictHostKeyChecking=yes -o Transport=quic \
     "$(id -un)@127.0.0.1$path"
 if [ -n "${CMD:-}" ]; then
-    "$@" "$CMD"
+    "$@" "$CMD" 9>&-
 else
-    "$@"
+    "$@" 9>&-
 fi
