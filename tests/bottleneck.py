@@ -24,6 +24,8 @@ class Flow:
     client: Side
     server: Side | None = None
     begins: float = 0.0
+    is_bulk: bool = True
+    """Else the test writes, on `stream_id`."""
     stream_id: int | None = None
     received: int = 0
     delays: list[float] = field(default_factory=list)
@@ -35,7 +37,7 @@ class Flow:
             if not self.client.told(HandshakeCompleted):
                 return
             self.stream_id = engine.open_stream(unidirectional=True)
-        while engine.buffered(self.stream_id) < 4_000_000:
+        while self.is_bulk and engine.buffered(self.stream_id) < 4_000_000:
             engine.write(self.stream_id, BLOCK)
 
     def read(self) -> None:

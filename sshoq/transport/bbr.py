@@ -141,6 +141,7 @@ class Bbr(Controller):
         self._probe_rtt_at = 0.0
         self._probe_rtt_done: float | None = None
         self._wants_probe_rtt = False
+        self._window_before = 0
         self._is_full = False
         self._full_rate = 0.0
         self._full_rounds = 0
@@ -153,6 +154,7 @@ class Bbr(Controller):
         self._sent_since = 0.0
         self._lost = 0
         self._limited_until = 0
+        self._sample_is_limited = False
         self._round_losses = 0
         self._round_lost = 0
         self._round_delivered_from = 0
@@ -215,6 +217,7 @@ class Bbr(Controller):
         self._note_round_trip(batch)
         snapshot = _snapshot_of(batch.packets[-1])
         if snapshot is not None:
+            self._sample_is_limited = snapshot.is_limited
             self._note_rate(snapshot, batch)
         self._note_extra(batch)
         if batch.is_round_start:
@@ -292,7 +295,7 @@ class Bbr(Controller):
             self._is_full = True
             self._long_bound = max(self._pipe(self.rate), self._round_in_flight)
             return
-        if self._limited_until > self._delivered:
+        if self._sample_is_limited:
             return
         if self._rate.value >= self._full_rate * GROWTH_OF_FULL_PIPE:
             self._full_rate, self._full_rounds = self._rate.value, 0
@@ -333,6 +336,7 @@ class Bbr(Controller):
         if self._wants_probe_rtt and self.phase is not Phase.PROBE_RTT:
             self._enter(Phase.PROBE_RTT)
             self._probe_rtt_done = None
+            self._window_before = self.congestion_window
         self._wants_probe_rtt = False
         _STEPS[self.phase](self, batch)
 
@@ -392,6 +396,7 @@ class Bbr(Controller):
         elif now >= self._probe_rtt_done:
             self._probe_rtt_at = now
             self._rate_bound = self._short_bound = float("inf")
+            self.congestion_window = max(self.congestion_window, self._window_before)
             if self._is_full:
                 self._enter_down()
                 self._enter(Phase.CRUISE)

@@ -179,10 +179,16 @@ class FastSend(FastReceive):
     # ------------------------------------------------------------------ all that is due
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Address]]:
+        datagrams = []
         if self._is_quiet(now):
             self._pacing_at = None
-            return []
-        return super().datagrams_to_send(now)
+        else:
+            datagrams = super().datagrams_to_send(now)
+        controller = self.controller
+        has_room = controller.bytes_in_flight < controller.congestion_window
+        if has_room and not (self._busy or self._urgent):
+            controller.idle(now)
+        return datagrams
 
     def _is_quiet(self, now: float) -> bool:
         return (

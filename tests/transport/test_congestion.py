@@ -172,6 +172,23 @@ def test_an_unlucky_beginning_is_not_taken_for_a_full_path(seed: int) -> None:
     assert flow.received - before > 0.75 * 3.0 * 1_250_000
 
 
+@pytest.mark.parametrize("name", sorted(CONTROLLERS))
+def test_what_follows_on_typing_gets_up_to_speed_at_once(name: str) -> None:
+    """What somebody types says nothing of what the path takes."""
+    path = Bottleneck(bytes_per_second=1_250_000, round_trip=0.05, queue=62_500)
+    flow = path.add(name)
+    flow.is_bulk = False
+    path.run(1.0)
+    assert flow.stream_id is not None
+    for key in range(110):
+        flow.client.engine.write(flow.stream_id, b"key")
+        path.run(1.0 + 0.1 * key)
+    flow.is_bulk = True
+    before = flow.received
+    path.run(13.0)
+    assert flow.received - before > 0.6 * 1.0 * 1_250_000
+
+
 @pytest.mark.parametrize("order", [("bbr", "cubic"), ("cubic", "bbr")])
 def test_bbr_takes_no_more_than_twice_what_cubic_gets(order: tuple[str, str]) -> None:
     """On 50 Mbit/s and 50 ms, at a queue of one bandwidth-delay product. CUBIC takes ten seconds

@@ -140,6 +140,9 @@ class Scenario:
                 internal(chance.choice(sides)).request_key_update()
             if self.moves and step == 10:
                 client.address = MOVED
+            if client.address == MOVED and not server.told(PathChanged):
+                # Again and again, as with keep-alives: until the new path is proven, the server
+                # may say no more than thrice what it hears there.
                 client.engine.ping()
             if step == 12 and doomed:
                 doomed[0].side.engine.reset(doomed[0].stream_id, 77)
