@@ -204,6 +204,7 @@ class SessionRun:
         self._connections = connections
         self._command_line = command_line
         self._has_terminal = wish.terminal is not None
+        self._in_background = False
         self._ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> Ending:
@@ -336,7 +337,16 @@ class SessionRun:
         character = self._wish.escape_character
         if self._wish.terminal is None or character is None:
             return source
-        return _EscapedSource(source, Escapes(character, COMMANDS), self._obey)
+        return _EscapedSource(source, Escapes(character, COMMANDS), self._obey, self._last_input)
+
+    def _last_input(self) -> bytes | None:
+        """In the background: the key that ends a shell, as from ssh, where `_end_input` sends none.
+        The terminal is our parent's shell's again.
+        """
+        if not self._in_background:
+            return None
+        can_end_input = self._channel.state.traits.supports(Extension.EOF)
+        return END_OF_TRANSMISSION if can_end_input else b""
 
     async def _end_input(self) -> None:
         """As the server can be told: by message, by the terminal's own character, or not at all."""
@@ -408,7 +418,7 @@ class SessionRun:
         self._say(f"{echo} [backgrounded]")
         self._terminal.leave_raw()
         leave_running_session()
-        await self._end_input()
+        self._in_background = True
 
     async def _escape_help(self, echo: str) -> None:
         character = self._wish.escape_character or b"~"
@@ -487,11 +497,17 @@ class _EscapedSource:
     """What is typed, without the escape commands, which are obeyed on the way."""
 
     def __init__(
-        self, source: Source, escapes: Escapes, obey: Callable[[Command], Awaitable[None]]
+        self,
+        source: Source,
+        escapes: Escapes,
+        obey: Callable[[Command], Awaitable[None]],
+        last: Callable[[], bytes | None],
     ) -> None:
+        """`last`, asked after a command: None, or what is to end the input here and now."""
         self._source = source
         self._escapes = escapes
         self._obey = obey
+        self._last = last
         self._items: deque[bytes | Command] = deque()
 
     async def read(self) -> bytes:
@@ -502,6 +518,9 @@ class _EscapedSource:
                 if not isinstance(item, Command):
                     return item
                 await self._obey(item)
+                if (last := self._last()) is not None:
+                    self._items = deque([b""])
+                    return last
             data = await self._source.read()
             if not data:
                 return b""

@@ -243,8 +243,10 @@ def test_escape_to_the_background_lets_the_caller_go(keys: list[str]) -> None:
         server.spawn(read_to_the_end(channel))
 
     async def read_to_the_end(channel: Channel) -> None:
+        assert await channel.read() == b"\x04"
         assert await channel.read() == b""
         ended.append("input")
+        os.write(master, b"for the shell\r")
         await channel.write(b"bye")
         await end(channel, 0)
 
@@ -259,6 +261,8 @@ def test_escape_to_the_background_lets_the_caller_go(keys: list[str]) -> None:
             await listener.server.end
         assert ended == ["input"]
         assert b"~& [backgrounded]\r\n" in os.read(master, 1000)
+        os.set_blocking(slave, False)
+        assert os.read(slave, 100) == b"for the shell\n"
 
     run(test())
     os.close(master)
