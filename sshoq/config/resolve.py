@@ -46,7 +46,6 @@ DEFAULT_QUIC_PORT = 443
 DEFAULT_SSH_PORT = 22
 DEFAULT_URL_PATH = "/sshoq-server"
 EDIT_VERBS = ("get", "set", "unset")
-FIRST_UNPRIVILEGED_PORT = 1024
 
 # Flags of the Go client and facts of the command line that no configuration file can set.
 FLAG_DEFAULTS: Settings = {
@@ -396,7 +395,6 @@ class Resolution:
             raise self.notes.fatal("Cannot fork into background without a command to execute.")
         level = settings["log_level"]
         self.notes.level = level if isinstance(level, int) else INFO
-        self._check_privileged_ports()
 
     def _settle_update_host_keys(self, has_command: bool) -> None:
         """Asking is not possible where nobody would see the question."""
@@ -409,15 +407,6 @@ class Resolution:
         stays = persist[0] and settings["control_path"] is not None
         if stays or has_command or settings["request_tty"] == "no" or level < INFO:
             settings["update_host_keys"] = "no"
-
-    def _check_privileged_ports(self) -> None:
-        forwards = self.settings["local_forwards"]
-        assert isinstance(forwards, tuple)
-        for forward in forwards:
-            assert isinstance(forward, Forward)
-            port = forward.listen_port or FIRST_UNPRIVILEGED_PORT
-            if self.surroundings.uid != 0 and port < FIRST_UNPRIVILEGED_PORT:
-                raise self.notes.fatal("Privileged ports can only be forwarded by root.")
 
     def _decide_tty(self) -> None:
         settings = self.settings
