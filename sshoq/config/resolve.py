@@ -16,7 +16,7 @@ from sshoq.config.destination import (
     parse_jump_hosts,
 )
 from sshoq.config.expansion import Expander
-from sshoq.config.forward_spec import Forward, parse_stdio_forward
+from sshoq.config.forward_spec import parse_stdio_forward
 from sshoq.config.keywords import (
     DEFAULT_IDENTITIES,
     KEYWORDS,
