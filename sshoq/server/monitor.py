@@ -282,7 +282,7 @@ class Monitor:
             proofs = [self._identity.prove(key, conversation_id) for key in request.keys]
         except ValueError as error:
             raise PrivsepError(str(error)) from None
-        self._network.send(HostKeysProven(tuple(proofs)))
+        self._network.answer(HostKeysProven(tuple(proofs)))
 
     def authenticate(self, request: Authenticate, _: list[int]) -> None:
         try:

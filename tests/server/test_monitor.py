@@ -44,12 +44,45 @@ os.waitid(os.P_PID, program, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # still ther
 """
 
 
-def test_a_stranger_with_a_programs_number_does_not_stop_the_monitor() -> None:
+# The same: a monitor that waits is ended by a signal.
+PROVE = """\
+import signal
+from types import SimpleNamespace
+from sshoq.server.monitor import Monitor
+from sshoq.server.privsep import (
+    FROM_MONITOR, TO_MONITOR, PrivsepError, PrivsepSocket, ProveHostKeys, SocketMoved, make_pair,
+)
+
+network, own = make_pair()
+monitor = Monitor.__new__(Monitor)
+monitor._network = PrivsepSocket(own, FROM_MONITOR, TO_MONITOR)
+monitor._identity = SimpleNamespace(prove=lambda key, conversation_id: bytes(64))
+monitor._authenticator = SimpleNamespace(conversation_id=bytes(32))
+try:
+    for _ in range(100_000):
+        monitor._network.answer(SocketMoved())
+except PrivsepError:
+    signal.alarm(20)
+    monitor.prove_host_keys(ProveHostKeys((b"key",)), [])
+"""
+
+
+def run_alone(program: str) -> tuple[int, str]:
     done = subprocess.run(
-        [sys.executable, "-c", REAP],
+        [sys.executable, "-c", program],
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
         timeout=60,
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    return done.returncode, done.stderr
+
+
+def test_a_stranger_with_a_programs_number_does_not_stop_the_monitor() -> None:
+    assert run_alone(REAP) == (0, "")
+
+
+def test_a_network_process_that_reads_no_proofs_is_not_waited_for() -> None:
+    status, errors = run_alone(PROVE)
+    assert status == 1
+    assert errors.endswith("PrivsepError: does not read its answers\n")
