@@ -73,6 +73,7 @@ from sshoq.server.privsep import (
     close_all,
     make_pair,
 )
+from sshoq.server.rate import RateLimit
 from sshoq.wire import Message
 
 ROUTER_PAUSES = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -94,7 +95,9 @@ STOP_TIME = 2.0
 _SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
 MAX_REFUSALS_LOGGED = 5
-"""Lines a second about refused connections; a flood must not fill the disk."""
+"""Lines a second about refused connections, and as many about full routers; a flood must not fill
+the disk.
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -233,7 +236,8 @@ class Server:
         self._numbers = 0
         self._by_fd: dict[int, Listener | Connection] = {}
         self._connections: dict[int, Connection] = {}
-        self._refusals = (0, 0)
+        self._refusals = RateLimit(MAX_REFUSALS_LOGGED)
+        self._complaints = RateLimit(MAX_REFUSALS_LOGGED)
         self._announced = False
         self._log_descriptor = -1
 
@@ -433,11 +437,15 @@ class Server:
         elif isinstance(message, Admit):
             self._admit(listener, control, message)
         elif isinstance(message, RouterFull):
-            where = show_address(listener.udp.getsockname())
-            most = f"{message.most} connections at {where}"
-            log.error(f"no room for more than {most}: RLIMIT_NOFILE is too low")
+            self._note_full(listener, message)
         elif isinstance(message, NetworkProcessDied):
             self._note_fault(message)
+
+    def _note_full(self, listener: Listener, full: RouterFull) -> None:
+        where = show_address(listener.udp.getsockname())
+        most = f"{full.most} connections at {where}"
+        if self._complaints.allows(time.monotonic()):
+            log.error(f"no room for more than {most}: RLIMIT_NOFILE is too low")
 
     def _note_fault(self, died: NetworkProcessDied) -> None:
         """As sshd does when its confined process crashes. Who has not shown that the address is
@@ -559,10 +567,7 @@ class Server:
         )
 
     def _log_refusal(self, text: str) -> None:
-        second = int(time.monotonic())
-        count = self._refusals[1] + 1 if self._refusals[0] == second else 1
-        self._refusals = (second, count)
-        if count <= MAX_REFUSALS_LOGGED:
+        if self._refusals.allows(time.monotonic()):
             log.info(text)
 
     # ------------------------------------------------------------------ monitors

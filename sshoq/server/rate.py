@@ -1,4 +1,6 @@
-"""Process: router and network process [service user]. What may happen only so often."""
+"""Process: main [root], router and network process [service user]. What may happen only so
+often.
+"""
 
 
 class RateLimit:

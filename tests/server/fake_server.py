@@ -45,7 +45,9 @@ def newcomer():
         main.send(NetworkProcessDied(address, 9, int(cause), validated == "validated"))
         return
     if kind == "full":
-        main.send(RouterFull(int(claim)))
+        most, _, times = claim.partition(" ")
+        for _ in range(int(times or 1)):
+            main.send(RouterFull(int(most)))
         return
     source = claim.split() if kind == "claim" else peer
     main.send(Admit(source[0], int(source[1]), "", listener.getsockname()[1], number))

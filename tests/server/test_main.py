@@ -255,6 +255,12 @@ def test_what_a_router_says_of_a_crash_and_of_its_room_is_only_written_down(
     assert server.client().ask("hello") == router
 
 
+def test_a_router_that_complains_without_end_does_not_fill_the_log(server: FakeServer) -> None:
+    server.client().udp.send(b"full 4064 1000")
+    assert server.client().ask("hello").startswith("router ")  # main has read all of it by then
+    assert 0 < server.log.read_text().count("no room for more than") < 500
+
+
 @pytest.mark.parametrize("claim", ["127.0.0.1 0", "0.0.0.0 9", "224.0.0.1 9", "::1 9", "pigeon 9"])
 def test_a_source_that_cannot_be_answered_is_refused_and_the_router_serves_on(
     server: FakeServer, claim: str
