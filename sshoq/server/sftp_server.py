@@ -186,7 +186,9 @@ class SftpServer:
             raise WireError("no greeting")
         self._greeted = True
         extensions = b"".join(
-            put_string(name) + put_string(rule.version) for name, rule in EXTENSIONS.items()
+            put_string(name) + put_string(rule.version)
+            for name, rule in EXTENSIONS.items()
+            if rule.name in self._rules
         )
         return encode_packet(Version(VERSION, extensions))
 
@@ -528,14 +530,21 @@ def _describe(name: bytes, state: os.stat_result) -> bytes:
     """A line as of `ls -l`."""
     user = os.fsdecode(_user_name(state.st_uid) or b"%d" % state.st_uid)
     group = os.fsdecode(_group_name(state.st_gid) or b"%d" % state.st_gid)
-    age = time.time() - state.st_mtime
-    form = "%b %e %H:%M" if 0 <= age < _HALF_A_YEAR else "%b %e  %Y"
-    when = time.strftime(form, time.localtime(state.st_mtime))
+    when = _show_time(state.st_mtime)
     line = (
         f"{stat.filemode(state.st_mode)} {state.st_nlink:3} {user:8} {group:8} "
         f"{state.st_size:8} {when} "
     )
     return os.fsencode(line) + name
+
+
+def _show_time(when: float) -> str:
+    """Anybody may set a time that no calendar has, and nobody's listing is to end there."""
+    form = "%b %e %H:%M" if 0 <= time.time() - when < _HALF_A_YEAR else "%b %e  %Y"
+    try:
+        return time.strftime(form, time.localtime(when))
+    except (OSError, OverflowError):
+        return str(int(when))
 
 
 def _pack_system(state: os.statvfs_result) -> bytes:
@@ -595,7 +604,8 @@ def _entries(path: bytes, listing: Any) -> Iterator[tuple[bytes, os.stat_result]
         with contextlib.suppress(OSError):
             yield name, os.lstat(os.path.join(path, name))
     for entry in listing:
-        with contextlib.suppress(FileNotFoundError):  # it has vanished meanwhile
+        # It has vanished meanwhile, or may not be looked at: the others are listed all the same.
+        with contextlib.suppress(OSError):
             yield entry.name, entry.stat(follow_symlinks=False)
 
 

@@ -59,7 +59,14 @@ from sshoq.server.sftp_messages import (
     encode_packet,
     put_string,
 )
-from sshoq.server.sftp_server import EXTENSIONS, REQUEST_NAMES, REQUESTS, SftpServer
+from sshoq.server.sftp_server import (
+    EXTENSIONS,
+    REQUEST_NAMES,
+    REQUESTS,
+    SftpServer,
+    _entries,
+    _show_time,
+)
 from sshoq.wire import Message, WireError
 
 NUMBERS = {rule.name: number for number, rule in REQUESTS.items()}
@@ -246,6 +253,24 @@ class TestFolders:
         assert words[4:] == ["5", "Jan", "1", "1971", "file"]
         assert lines[b"link"].startswith("lrwxrwxrwx ")
 
+    def test_an_entry_that_may_not_be_looked_at_hides_no_other(self) -> None:
+        class Entry:
+            def __init__(self, name: bytes, failure: OSError | None) -> None:
+                self.name, self._failure = name, failure
+
+            def stat(self, *, follow_symlinks: bool) -> os.stat_result:
+                if self._failure is not None:
+                    raise self._failure
+                return os.stat(".")
+
+        entries = [Entry(b"gone", FileNotFoundError()), Entry(b"closed", PermissionError())]
+        listed = _entries(b".", [*entries, Entry(b"seen", None)])
+        assert [name for name, _ in listed] == [b".", b"..", b"seen"]
+
+    @pytest.mark.parametrize("when", [1e10, -1e10, 6.8e16, 9.2e18, -9.2e18])
+    def test_any_time_is_shown(self, when: float) -> None:
+        assert _show_time(when)
+
     def test_making_and_removing(self, asker: Asker, home: Path) -> None:
         assert asker.code("mkdir", SetOfPath, b"new", Attributes(mode=0o700)) == OK
         assert (home / "new").stat().st_mode & 0o777 == 0o700
@@ -428,6 +453,8 @@ class TestRules:
         assert asker.code("remove", OfPath, b"file") == PERMISSION_DENIED
         assert asker.code("posix-rename", OfTwoPaths, b"file", b"x") == PERMISSION_DENIED
         assert asker.code("rename", OfTwoPaths, b"file", b"x") == OK
+        assert b"hardlink@openssh.com" in asker.greeting.extensions
+        assert b"posix-rename" not in asker.greeting.extensions
 
     def test_requests_can_be_permitted_by_name(self, home: Path) -> None:
         (home / "file").touch()
