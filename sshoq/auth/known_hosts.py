@@ -236,10 +236,14 @@ def hash_host(name: str) -> str:
 
 def _read_file(path: str) -> bytes:
     try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_FILE + 1)
+        return _read_existing(path)
     except OSError:
         return b""
+
+
+def _read_existing(path: str) -> bytes:
+    with open(path, "rb") as file:
+        data = file.read(MAX_FILE + 1)
     if len(data) > MAX_FILE:  # its @revoked lines would be passed over in silence
         raise KnownHostsError(f"{path}: file is too large")
     return data
@@ -258,7 +262,7 @@ def record_host(path: str, names: Sequence[str], key: PublicKey, *, hashed: bool
 
 def _append(path: str, text: bytes) -> None:
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    with open(descriptor, "rb+", buffering=0) as file:
+    with open(descriptor, "ab") as file:
         size = os.fstat(descriptor).st_size
         if size and os.pread(descriptor, 1, size - 1) != b"\n":  # edited by hand: end its line
             text = b"\n" + text
@@ -272,15 +276,19 @@ def replace_host_keys(
 
     Lines with a marker, with patterns, or with names of other hosts as well stay as they are.
     """
-    with _alone(path):
-        return _replace_keys(path, names, keys, hashed)
+    try:
+        with _alone(path):
+            return _replace_keys(path, names, keys, hashed)
+    except OSError as error:
+        raise KnownHostsError(f"{path}: {error.strerror}") from None
 
 
 def _replace_keys(path: str, names: Sequence[str], keys: Sequence[PublicKey], hashed: bool) -> bool:
     wanted = {_as_bytes(name): name for name in names}
     present: dict[PublicKey, set[bytes]] = {key: set() for key in keys}
     kept: list[bytes] = []
-    lines = _read_file(path).splitlines(keepends=True)
+    # What could not be read would be gone afterwards: that is no empty file.
+    lines = _read_existing(path).splitlines(keepends=True)
     for line in lines:
         key, found = _key_of_hosts(line, wanted.keys())
         if key is not None and key in present:
@@ -383,23 +391,23 @@ def _replace_file(path: str, data: bytes) -> None:
     import tempfile
 
     path = os.path.realpath(path)  # a link stays a link
+    folder, name = os.path.split(path)
+    mode = os.stat(path).st_mode & 0o777
+    descriptor, temporary = tempfile.mkstemp(prefix=f"{name}.", dir=folder)
     try:
-        mode = os.stat(path).st_mode & 0o777
-        descriptor, temporary = tempfile.mkstemp(prefix=f"{path}.")
-        try:
-            with open(descriptor, "wb") as file:
-                file.write(data)
-                os.fchmod(descriptor, mode)
-            with suppress(FileNotFoundError):
-                os.unlink(path + ".old")
-            with suppress(FileExistsError):  # somebody else's, who has just done the same
-                os.link(path, path + ".old")
-            os.rename(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError as error:
-        raise KnownHostsError(f"{path}: {error.strerror}") from None
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            os.fchmod(descriptor, mode)
+            file.flush()
+            os.fsync(descriptor)  # else a machine that goes down now may keep the name alone
+        with suppress(FileNotFoundError):
+            os.unlink(path + ".old")
+        with suppress(FileExistsError):  # somebody else's, who has just done the same
+            os.link(path, path + ".old")
+        os.rename(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
 
 
 # --------------------------------------------------------------------------- the Go client's pins

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import builtins
+import errno
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -424,6 +427,48 @@ def test_link_stays_a_link(tmp_path: Path) -> None:
 def test_replacing_in_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(KnownHostsError):
         replace_host_keys(str(tmp_path / "none"), ["host"], [KEY], hashed=False)
+
+
+def test_a_file_that_cannot_be_read_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "known_hosts"
+    path.write_text(f"other {OTHER.line}\n")
+    real = builtins.open
+
+    def fail(name: Any, *rest: Any, **options: Any) -> Any:
+        if name == str(path):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(name, *rest, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(builtins, "open", fail)
+        with pytest.raises(KnownHostsError, match="Input/output error"):
+            replace_host_keys(str(path), ["host"], [KEY], hashed=False)
+    assert path.read_text() == f"other {OTHER.line}\n"
+
+
+RECORD = """
+import resource, sys
+from sshoq.auth.known_hosts import KnownHostsError, parse_public_key, record_host
+resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
+try:
+    record_host(sys.argv[1], ["host"], parse_public_key(sys.argv[2]), hashed=False)
+except KnownHostsError as error:
+    print(error)
+"""
+
+
+def test_what_is_recorded_by_half_is_told(tmp_path: Path) -> None:
+    path = str(tmp_path / "known_hosts")
+    done = subprocess.run(
+        [sys.executable, "-c", RECORD, path, KEY.line],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.stdout, done.stderr) == (f"{path}: File too large\n", "")
 
 
 # --------------------------------------------------------------------------- Go's pins
