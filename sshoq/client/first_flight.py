@@ -125,7 +125,15 @@ def server_name_of(host: str) -> str | None:
     for family in (socket.AF_INET, socket.AF_INET6):
         try:
             socket.inet_pton(family, host.partition("%")[0])
-        except OSError:
+        except (OSError, ValueError):
             continue
         return None
-    return host
+    return host if host.isascii() else _name_in_ascii(host)
+
+
+def _name_in_ascii(host: str) -> str | None:
+    """As it was looked up: Python asks for other letters in their IDNA form."""
+    try:
+        return host.encode("idna").decode("ascii")
+    except UnicodeError:
+        return None

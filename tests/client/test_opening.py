@@ -122,6 +122,14 @@ def test_server_name_is_left_out_for_addresses(host: str, name: str | None) -> N
 
 
 @pytest.mark.parametrize(
+    ("host", "name"),
+    [("Bücher.example", "xn--bcher-kva.example"), ("ü" * 80, None), ("\udcff", None)],
+)
+def test_server_name_is_the_one_that_was_looked_up(host: str, name: str | None) -> None:
+    assert server_name_of(host) == name
+
+
+@pytest.mark.parametrize(
     ("interval", "count", "keep_alive", "idle"),
     [(0, 3, 10.0, 30.0), (5, 3, 5.0, 30.0), (60, 3, 10.0, 240.0)],
 )
