@@ -48,6 +48,23 @@ class _EagerConversation(Conversation):
             super()._unreachable(error)
 
 
+class Patience:
+    """How long silence is borne, asked about once an interval. The time in which we were suspended
+    does not count: nobody asked the server then, nor heard it.
+    """
+
+    def __init__(self, interval: float, count: int, now: float) -> None:
+        self.interval = interval
+        self._most = interval * max(1, count)
+        self._awake_since = self._last_asked = now
+
+    def is_over(self, now: float, last_received: float) -> bool:
+        if now - self._last_asked > 2 * self.interval:
+            self._awake_since = now
+        self._last_asked = now
+        return now - max(self._awake_since, last_received) >= self._most
+
+
 class ClientConversation:
     """A conversation as the client lives it. Made on the event loop."""
 
@@ -121,14 +138,18 @@ class ClientConversation:
 
     def watch_server(self, interval: float, count: int) -> None:
         """ServerAliveInterval: QUIC's own pings ask; here is only how long silence is borne."""
-        if interval <= 0 or self.gone.done():
-            return
+        if interval > 0:
+            self._watch_server(Patience(interval, count, asyncio.get_running_loop().time()))
+
+    def _watch_server(self, patience: "Patience") -> None:
         loop = asyncio.get_running_loop()
-        if loop.time() - self.conversation.engine.last_received >= interval * max(1, count):
+        if self.gone.done():
+            return
+        if patience.is_over(loop.time(), self.conversation.engine.last_received):
             self.gone.set_result(f"Timeout, server {self.host} not responding.")
             self.conversation.close()
         else:
-            loop.call_later(interval, self.watch_server, interval, count)
+            loop.call_later(patience.interval, self._watch_server, patience)
 
     async def close(self) -> None:
         """Say goodbye, so that the server need not wait for silence."""

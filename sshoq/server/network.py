@@ -79,7 +79,7 @@ HANDSHAKE_TIMEOUT = 30.0
 for what comes then. Ample, for a hundred logins at once on a small machine."""
 IDLE_TIMEOUT = 900.0
 """Seconds of silence after which a client is given up; the lower of both sides' values counts, and
-the Go client says 30. A laptop may sleep so long and go on."""
+the Go client says 30, ours as much as we. A laptop may sleep so long and go on."""
 
 KEEP_ALIVE = 10.0
 """Seconds of silence after which the client is asked for a sign of life, so that a killed one is

@@ -20,7 +20,10 @@ from sshoq.wire import varint
 
 ALPN = "h3"
 
-IDLE_TIMEOUT = 30.0
+IDLE_TIMEOUT = 900.0
+"""Seconds of silence after which the connection is given up; Go servers say 30. A client may be
+suspended for so long and go on; where nobody listens any more, the network mostly says so at once.
+"""
 KEEP_ALIVE = 10.0
 
 DATAGRAM_SIZE = 1200

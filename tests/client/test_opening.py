@@ -17,7 +17,7 @@ from sshoq.client.first_flight import (
     server_name_of,
 )
 from sshoq.client.log import Log
-from sshoq.client.opening import ClientConversation, Unreachable, reach
+from sshoq.client.opening import ClientConversation, Patience, Unreachable, reach
 from sshoq.config.usage import DEBUG1
 from sshoq.protocol.request import ConnectRequest
 from tests.client.little_server import listening
@@ -131,7 +131,7 @@ def test_server_name_is_the_one_that_was_looked_up(host: str, name: str | None) 
 
 @pytest.mark.parametrize(
     ("interval", "count", "keep_alive", "idle"),
-    [(0, 3, 10.0, 30.0), (5, 3, 5.0, 30.0), (60, 3, 10.0, 240.0)],
+    [(0, 3, 10.0, 900.0), (5, 3, 5.0, 900.0), (600, 3, 10.0, 2400.0)],
 )
 def test_idle_timeout_never_undercuts_the_users_patience(
     interval: int, count: int, keep_alive: float, idle: float
@@ -184,3 +184,15 @@ def test_a_flight_that_the_engine_would_not_have_sent_is_given_up() -> None:
         assert second == flight.udp.socket.getsockname()
         assert datagram not in begun.datagrams
         flight.udp.close()
+
+
+def test_silence_is_borne_so_often() -> None:
+    patience = Patience(15, 3, 100.0)
+    assert [patience.is_over(100.0 + 15 * n, 104.0) for n in (1, 2, 3, 4)] == [False] * 3 + [True]
+
+
+def test_who_was_suspended_asks_the_server_first() -> None:
+    patience = Patience(15, 3, 100.0)
+    assert not patience.is_over(115.0, 114.0)
+    assert not patience.is_over(3600.0, 114.0)
+    assert [patience.is_over(3600.0 + 15 * n, 114.0) for n in (1, 2, 3)] == [False, False, True]
