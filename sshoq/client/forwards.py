@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sshoq.client.log import Failure, Log
 from sshoq.client.opening import ClientConversation, refuse_unasked
+from sshoq.client.task_group import task_group
 from sshoq.config.forward_spec import Forward
 from sshoq.config.options import Options
 from sshoq.config.permitted import may_open, parse_places
@@ -97,18 +98,13 @@ async def forwarding(
     display: "ForwardedDisplay | None" = None,
 ) -> AsyncIterator["Forwards"]:
     """Forwards that end with the block, and everything that came through them."""
-    failure: BaseException | None = None
-    async with asyncio.TaskGroup() as group:
+    async with task_group() as group:
         forwards = Forwards(client, options, log, agent, display, group)
         client.on_channel = forwards.take
         try:
             yield forwards
-        except BaseException as error:  # the group would wrap it up
-            failure = error
         finally:
             forwards.close()
-    if failure is not None:
-        raise failure
 
 
 class Forwards:

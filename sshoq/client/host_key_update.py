@@ -18,6 +18,7 @@ from sshoq.auth.keys import KeyFormatError, PublicKey
 from sshoq.auth.known_hosts import KnownHosts, KnownHostsError, host_with_port
 from sshoq.client.log import Log
 from sshoq.client.prompt import Prompter, run_with_prompts
+from sshoq.client.task_group import task_group
 from sshoq.client.trust import is_key_accepted, policy_of
 from sshoq.config.options import Options
 from sshoq.config.usage import INFO, VERBOSE
@@ -187,16 +188,11 @@ async def updating(update: HostKeyUpdate, *, ahead: bool) -> AsyncIterator[None]
         await update.run()
         yield
         return
-    failure: BaseException | None = None
-    async with asyncio.TaskGroup() as group:
+    async with task_group() as group:
         task = group.create_task(update.run())
         try:
             yield
             if update.is_promising:
                 await asyncio.wait({task}, timeout=LAST_WAIT)
-        except BaseException as error:  # the group would wrap it up
-            failure = error
         finally:
             task.cancel()
-    if failure is not None:
-        raise failure

@@ -15,6 +15,7 @@ from sshoq.client.first_flight import Flight, LinkWish, launch_on
 from sshoq.client.forwards import datagram_opening_for, describe_refusal
 from sshoq.client.log import Failure, Log
 from sshoq.client.opening import ClientConversation, Unreachable, reach
+from sshoq.client.task_group import task_group
 from sshoq.config.forward_spec import Forward
 from sshoq.config.options import Options
 from sshoq.config.resolve import Invocation
@@ -54,8 +55,7 @@ async def way_through(
     patience: float | None,
 ) -> AsyncIterator[ClientConversation]:
     """The conversation with the destination, not logged in to; all of them end with the block."""
-    failure: BaseException | None = None
-    async with asyncio.TaskGroup() as group:
+    async with task_group() as group:
         way = _Way(group, link, log, patience)
         try:
             await way.begin(hops[0], nearest)
@@ -63,12 +63,8 @@ async def way_through(
                 await log_in(hop, way.last)
                 await way.go_on(hop, following)
             yield way.last
-        except BaseException as error:  # the group would wrap it up
-            failure = error
         finally:
             await way.close()
-    if failure is not None:
-        raise failure
 
 
 class _Way:

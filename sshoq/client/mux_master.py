@@ -18,6 +18,7 @@ from sshoq.client.mux_guest import Guest
 from sshoq.client.opening import ClientConversation
 from sshoq.client.session import FAILED, Ending
 from sshoq.client.signals import ENDING, catching
+from sshoq.client.task_group import task_group
 from sshoq.config.options import Options
 from sshoq.forwarding.acceptor import Acceptor
 from sshoq.wire import IPPort
@@ -50,7 +51,6 @@ async def mastering(
             place.remove()
         os._exit(FAILED)
 
-    failure: BaseException | None = None
     try:
         with catching(ENDING, leave):
             try:
@@ -60,20 +60,16 @@ async def mastering(
             if place is None:
                 yield None
                 return
-            async with asyncio.TaskGroup() as group:
+            async with task_group() as group:
                 master = Master(place, client, forwards, options, log, agent, display, group)
                 try:
                     with catching((signal.SIGWINCH,), master.resize):
                         yield master
-                except BaseException as error:  # the group would wrap it up
-                    failure = error
                 finally:
                     master.close()
     finally:
         if place is not None:
             place.remove()
-    if failure is not None:
-        raise failure
 
 
 class Master:
