@@ -59,8 +59,11 @@ class ControlSocket:
         try:
             self.socket.bind(os.fsencode(path))
         except OSError as error:
-            reason = error.strerror or "path too long for Unix domain socket"
-            raise Failure(f"unix_listener: cannot bind to path {path}: {reason}") from None
+            if error.strerror is None:
+                reason = f'path "{path}" too long for Unix domain socket'
+            else:
+                reason = f"cannot bind to path {path}: {error.strerror}"
+            raise Failure(f"unix_listener: {reason}") from None
         finally:
             os.umask(before)
 

@@ -190,7 +190,7 @@ class Forwards:
         granted = [await self.add_local(forward) for forward in self._options.local_forwards]
         if not all(granted) and self._options.exit_on_forward_failure:
             raise Failure("Could not request local forwarding.")
-        if not all(granted):
+        if granted and not any(granted):
             self._log.error("Could not request local forwarding.")
 
     async def add_local(self, forward: Forward) -> bool:

@@ -567,7 +567,7 @@ class _Run:
             self._log.verbose(f"Killed by signal {ending.signal_number}.")
         elif ending.status is None and client.gone.done():
             self._log.error(client.gone.result())
-        elif has_terminal:
+        if has_terminal and ending.signal_number is None:
             self._log.info(f"Connection to {self._options.hostname} closed.")
         for line in client.describe_traffic():
             self._log.verbose(line)

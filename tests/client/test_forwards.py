@@ -271,6 +271,21 @@ def test_a_busy_port_is_told_in_openssh_words(exits: bool) -> None:
     run(main)
 
 
+def test_who_gets_one_of_several_ports_is_told_of_the_others_alone() -> None:
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            words = ("-L", f"127.0.0.1:{port}:far.test:80", "-D", f"127.0.0.1:{port_free()}")
+            async with forwards(*words) as there:
+                await there.forwards.listen_locally()
+                assert there.complaints == [
+                    f"bind [127.0.0.1]:{port}: Address already in use",
+                    f"channel_setup_fwd_listener_tcpip: cannot listen to port: {port}",
+                ]
+
+    run(main)
+
+
 def test_socks_answers_when_the_server_has() -> None:
     async def main() -> None:
         port = port_free()

@@ -166,14 +166,20 @@ def test_input_reaches_the_command(keys: list[str]) -> None:
     run(test())
 
 
-def test_connection_that_breaks_is_told(keys: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("flags", "farewell"), [([], ""), (["-tt"], "Connection to 127.0.0.1 closed.\n")]
+)
+def test_connection_that_breaks_is_told(
+    keys: list[str], flags: list[str], farewell: str
+) -> None:
     def serve(server: LittleServer, channel: Channel) -> None:
         server.conversation.close(0x100, "")
 
     async def test() -> None:
         async with listening(serve=serve) as listener:
-            result = await run_client(*to(listener, keys[0]), "x")
-        assert result == Result(255, b"", "Connection to 127.0.0.1 closed by remote host.\n")
+            result = await run_client(*to(listener, keys[0], *flags), "x")
+        complaint = "Connection to 127.0.0.1 closed by remote host.\n"
+        assert result == Result(255, b"", complaint + farewell)
 
     run(test())
 
