@@ -88,19 +88,26 @@ class Edit:
 
     def set(self) -> list[str]:
         """The lines of the file with the keyword set to the value."""
-        editor = self._editor()
         own = self._own_lines()
         if len(own) > 1:
             raise UsageError(
                 f"{self.row.name} stands {len(own)} times for {self.host}: unset it first"
             )
-        if self.host in editor.hosts():
-            editor.set(self.host, **{self.row.name: self.value})
-        else:
-            # In front of "Host *", whose values would win otherwise.
-            before = "*" if "*" in editor.hosts() else None
-            editor.add(self.host, before_host=before, **{self.row.name: self.value})
+        if ("host", self.host) not in self._blocks():
+            return self._checked(self._with_new_block())
+        editor = self._editor()
+        editor.set(self.host, **{self.row.name: self.value})
         return self._checked(editor.config().split("\n"))
+
+    def _with_new_block(self) -> list[str]:
+        """In front of "Host *" and its comment, since its values would win otherwise."""
+        block = [f"Host {self.host}", f"    {self.row.name} {self.value}"]
+        if ("host", "*") not in self._blocks():
+            return [*self.lines, *([""] if self.lines else []), *block]
+        at = next(n for n, line in enumerate(self.lines) if split_keyword(line) == ("host", "*"))
+        while at and self.lines[at - 1].lstrip().startswith("#"):
+            at -= 1
+        return [*self.lines[:at], *block, "", *self.lines[at:]]
 
     def unset(self) -> list[str]:
         """The lines of the file without the keyword."""
@@ -120,9 +127,25 @@ class Edit:
         own = {line for line, _ in self._own_lines()}
         frame = {"", f"Host {self.host}"}
         good = {line for line in added if line in frame or self._is_own(line)}
-        if set(removed) - own or set(added) - good:
+        stays = self._what_stays(lines) == self._what_stays(self.lines)
+        if set(removed) - own or set(added) - good or not stays:
             raise UsageError(f"{self.path}: an edit would change other lines")
         return lines
+
+    def _what_stays(self, lines: list[str]) -> list[tuple[tuple[str, str] | None, str]]:
+        """Every other line with an effect, and the block it stands in: an Include that slipped into
+        one would be read for that host alone."""
+        found: list[tuple[tuple[str, str] | None, str]] = []
+        block = None
+        for line in lines:
+            parts = split_keyword(line)
+            if parts is None:
+                continue
+            if parts[0] in ("host", "match"):
+                block = parts
+            if block != ("host", self.host):
+                found.append((block, line))
+        return found
 
     def _is_own(self, line: str) -> bool:
         parts = split_keyword(line)

@@ -60,6 +60,28 @@ def test_a_new_block_stands_where_it_counts(machine: Machine) -> None:
     assert machine.resolve("web").options.port == 1
 
 
+@pytest.mark.parametrize(
+    "before",
+    [
+        "Include other\nUser bob\n{}Host *\n Port 5\n",
+        "Include other\n\n{}# for all\nHost *\n Port 5\n",
+        "Host web\n Port 1\nMatch user x\n Port 2\n\n{}Host *\n Port 5\n",
+    ],
+)
+def test_a_new_block_takes_no_line_of_others(machine: Machine, before: str) -> None:
+    machine.write(before.format(""))
+    assert edit(machine, "set", "new", "Port", "7") == 0
+    assert text(machine) == before.format("Host new\n    Port 7\n\n")
+    assert edit(machine, "unset", "new", "Port") == 0
+    assert text(machine) == before.format("Host new\n\n")
+
+
+def test_a_new_block_stands_apart(machine: Machine) -> None:
+    machine.write("Include other\n")
+    assert edit(machine, "set", "new", "Port", "7") == 0
+    assert text(machine) == "Include other\n\nHost new\n    Port 7\n"
+
+
 def test_the_file_is_made_when_there_is_none(machine: Machine) -> None:
     assert edit(machine, "set", "web", "Port", "7") == 0
     path = machine.home / ".ssh/config"
