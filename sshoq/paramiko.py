@@ -49,6 +49,9 @@ PIPE_SIZE = 1 << 20
 GRACE = 2.0
 """Seconds for what was sent to arrive, after a channel is closed."""
 
+CLOSE_TIME = 10.0
+"""Seconds for the master to answer."""
+
 POLL = 0.01
 
 _F_SETPIPE_SZ = 1031
@@ -210,14 +213,16 @@ class Transport(paramiko.util.ClosingContextManager):
         return self.is_active()
 
     def close(self) -> None:
-        """Ends all sessions."""
+        """Ends all sessions. A master that is stopped and does not hear it ends when it is idle."""
         if os.path.exists(self._path):
-            subprocess.run(
-                self.command(["-O", "exit"]),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                subprocess.run(
+                    self.command(["-O", "exit"]),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    timeout=CLOSE_TIME,
+                )
         shutil.rmtree(self._folder, ignore_errors=True)
 
 

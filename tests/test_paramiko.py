@@ -12,13 +12,14 @@ from pathlib import Path
 import paramiko
 import pytest
 
+import sshoq.paramiko
 from sshoq.paramiko import PIPE_SIZE, ProxySocket, SSHClient, Transport
 from tests.processes import wait_until
 
 # Logging in (-f) leaves a socket, as a master would; the rest is the test's.
 STAND_IN = """\
 #!{python}
-import os, socket, sys
+import os, signal, socket, sys
 with open({calls!r}, "a") as file:
     print(*(repr(word) for word in sys.argv[1:]), sep=" ", file=file)
 if "-f" in sys.argv:
@@ -34,6 +35,7 @@ if "-O" in sys.argv:
     with socket.socket(socket.AF_UNIX) as end:
         end.connect(sys.argv[sys.argv.index("-S") + 1])
         end.send(b"q")
+    if "--deaf" in sys.argv: signal.pause()
     os._exit(0)
 {body}
 """
@@ -75,6 +77,16 @@ def test_nothing_is_taken_for_a_flag(stand_in: Callable[[str], StandIn]) -> None
     assert ran[6:] == ["-T", "--", "box/secret", "-V"]
     assert ended[6:] == ["-O", "exit", "--", "box/secret"]
     assert not os.path.exists(os.path.dirname(path))
+
+
+def test_a_master_that_does_not_answer_keeps_nobody_from_closing(
+    stand_in: Callable[[str], StandIn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sshoq.paramiko, "CLOSE_TIME", 0.5)
+    transport = stand_in("").transport("--deaf")
+    folder = os.path.dirname(transport._path)
+    transport.close()
+    assert not os.path.exists(folder)
 
 
 def test_the_parameters_of_connect_are_flags(stand_in: Callable[[str], StandIn]) -> None:
