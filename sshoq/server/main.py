@@ -513,7 +513,6 @@ class Server:
         try:
             self._connect(listener, control, request, peer, source)
         except OSError as error:
-            self._admission.release(source)
             self._log_refusal(f"no connection {where}: {error.strerror}")
             control.answer(NotAdmitted(error.strerror or "error"))
 
@@ -531,7 +530,8 @@ class Server:
         source: Source,
     ) -> None:
         """Make the connection's socket and its monitor, and hand both to the router."""
-        with contextlib.ExitStack() as ours:
+        with contextlib.ExitStack() as ours, contextlib.ExitStack() as place:
+            place.callback(self._admission.release, source)
             udp = ours.enter_context(open_connection(listener.udp, peer, request.local_address))
             local = request.local_address or udp.getsockname()[0]
             facts = ConnectionFacts(peer[0], peer[1], local, udp.getsockname()[1])
@@ -544,14 +544,10 @@ class Server:
                 pid, peer[0], source, PrivsepSocket(to_monitor, NOTHING, MONITOR_TO_MAIN)
             )
             self._connections[pid] = connection
+            place.pop_all()  # it is given back when the monitor ends
             self._watch(to_monitor, connection)
-            self._hand_over(control, udp, network_end)
-
-    def _hand_over(
-        self, control: PrivsepSocket, udp: socket.socket, network_end: socket.socket
-    ) -> None:
-        """The monitor, which has the other end, ends by itself when nobody takes this one."""
-        control.answer(Admitted(), [udp.fileno(), network_end.fileno()])
+            # The monitor, which has the other end, ends by itself when nobody takes this one.
+            control.answer(Admitted(), [udp.fileno(), network_end.fileno()])
 
     def _fork_monitor(
         self, sockets: tuple[socket.socket, socket.socket], facts: ConnectionFacts
@@ -593,8 +589,8 @@ class Server:
             connection.source = None
 
     def _watch(self, end: socket.socket, owner: Listener | Connection) -> None:
-        self._by_fd[end.fileno()] = owner
         self._poll.register(end, select.EPOLLIN)
+        self._by_fd[end.fileno()] = owner
 
     def _forget(self, control: PrivsepSocket) -> None:
         fd = control.fileno()

@@ -5,9 +5,11 @@ what comes over the connection goes to its monitor, whose answers come back. Whe
 of the router relays on, as network processes do.
 """
 
+import errno
 import os
 import socket
 import sys
+from collections.abc import Sequence
 
 from sshoq.server import main, sandbox
 from sshoq.server.config import ServerConfig
@@ -21,6 +23,7 @@ from sshoq.server.privsep import (
     PrivsepError,
     PrivsepSocket,
 )
+from sshoq.wire import Message
 
 FAKE_ROUTER = """\
 import os, select
@@ -124,7 +127,20 @@ def fake_monitor(
     return 0
 
 
+class FailingSocket(PrivsepSocket):
+    """The first so many descriptors that are to be handed over are too much for the kernel."""
+
+    failures = int(os.environ.get("FAKE_FAILURES", "0"))
+
+    def answer(self, message: Message, descriptors: Sequence[int] = ()) -> None:
+        if descriptors and FailingSocket.failures:
+            FailingSocket.failures -= 1
+            raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+        super().answer(message, descriptors)
+
+
 if __name__ == "__main__":
+    vars(main)["PrivsepSocket"] = FailingSocket
     sandbox.prepare_sandbox = lambda: None  # nothing here runs as the service user
     main._MODES["serve"] = lambda invocation: main.Server(
         invocation, fake_monitor, FAKE_ROUTER

@@ -199,12 +199,27 @@ def test_connections_that_ended_do_not_count(place: Path, servers: list[FakeServ
     first.udp.send(b"exit 0")
     assert select.select([ended], [], [], WAIT)[0]
     os.close(ended)
-    for _ in range(100):  # main reaps it when its signal is served
+    connect_when_free(server)
+
+
+def connect_when_free(server: FakeServer) -> None:
+    """To the one place there is. Main gives it away again when a signal is served."""
+    for _ in range(100):
         answer = server.client().ask("hello")
         if answer.startswith("router "):
             return
         assert answer == "refused: past MaxStartups"
     raise AssertionError("the slot was never free again")
+
+
+def test_a_connection_that_cannot_be_handed_over_gives_its_place_back_once(
+    place: Path, servers: list[FakeServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_FAILURES", "1")
+    server = start(place, servers, "MaxStartups 1:100:1")
+    assert server.client().ask("hello") == "refused: No buffer space available"
+    connect_when_free(server)
+    assert server.client().ask("hello") == "refused: past MaxStartups"
 
 
 def test_a_source_is_shut_out_for_what_its_connections_did(
