@@ -426,7 +426,7 @@ class Server:
             self._answer_router(listener, control, message)
         except BlockingIOError:
             return
-        except PrivsepError as error:
+        except (PrivsepError, OSError) as error:  # the kernel may have no room for an answer
             log.debug(f"router {listener.pid}: {error}")
             self._drop_router(listener)
 

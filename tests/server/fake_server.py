@@ -128,12 +128,12 @@ def fake_monitor(
 
 
 class FailingSocket(PrivsepSocket):
-    """The first so many descriptors that are to be handed over are too much for the kernel."""
+    """The first so many answers to routers are too much for the kernel."""
 
     failures = int(os.environ.get("FAKE_FAILURES", "0"))
 
     def answer(self, message: Message, descriptors: Sequence[int] = ()) -> None:
-        if descriptors and FailingSocket.failures:
+        if FailingSocket.failures:
             FailingSocket.failures -= 1
             raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
         super().answer(message, descriptors)

@@ -222,6 +222,16 @@ def test_a_connection_that_cannot_be_handed_over_gives_its_place_back_once(
     assert server.client().ask("hello") == "refused: past MaxStartups"
 
 
+def test_a_router_that_cannot_be_answered_is_replaced(
+    place: Path, servers: list[FakeServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_FAILURES", "2")
+    server = start(place, servers)
+    server.client().udp.send(b"hello")
+    server.wait_for_log("starting another")
+    server.client().connect()
+
+
 def test_a_source_is_shut_out_for_what_its_connections_did(
     place: Path, servers: list[FakeServer]
 ) -> None:
