@@ -38,7 +38,8 @@ def test_shared_memory_counts_once_and_written_memory_twice() -> None:
         text=True,
         bufsize=1,
     ) as process:
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         parent = read_process(process.pid)
         assert parent is not None
