@@ -17,6 +17,7 @@ from contextlib import suppress
 from sshoq.server import signals
 from sshoq.server.arrival import Arrival, read_arrivals, send_from
 from sshoq.server.heap import settle_heap
+from sshoq.server.libc import set_process_name
 from sshoq.server.login import close_descriptors
 from sshoq.server.network import NetworkStart, run_network
 from sshoq.server.privsep import (
@@ -311,6 +312,7 @@ class Router:
             close_descriptors((control.fileno(), *descriptors))
             signal.set_wakeup_fd(-1)
             signals.dispose((signal.SIGCHLD,), signals.DEFAULT)
+            set_process_name("sshoq-network")
             confine_network()
             status = run_network(
                 NetworkStart(

@@ -7,6 +7,8 @@ server's network process, which is the conversation's `owner`.
 """
 
 import asyncio
+import errno
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -455,7 +457,7 @@ class Conversation:
         if self.engine.last_received != last_received or self.ended is not None:
             return
         if self._probes_left == 0:
-            self.engine.close(Code.NO_ERROR, "the peer's port is closed")
+            self.engine.close(Code.NO_ERROR, os.strerror(errno.ECONNRESET))
             self._turn()
             return
         self._probes_left -= 1

@@ -88,7 +88,7 @@ def test_a_killed_client_leaves_nothing_behind(
         process.pid for process in processes_of(user.uid)
     }
     session.process.kill()
-    # A killed QUIC client says nothing: the idle timeout (30 s) is what ends its connection.
+    # A killed QUIC client says nothing; its host does, once something is sent there.
     wait_until(lambda: not processes_of(user.uid), 45, "the user's processes are gone")
     wait_until(
         lambda: {process.pid for process in own_server.family()} <= idle, 30, "no new process left"
@@ -295,6 +295,8 @@ class TestEachKindOfProcess:
         assert kinds.leader.uid == fresh_account.uid
         assert kinds.router.uid == kinds.network.uid
         assert kinds.router.uid not in (0, fresh_account.uid)
+        names = [kind.name for kind in (kinds.router, kinds.network, kinds.monitor, kinds.leader)]
+        assert names == ["sshoq-router", "sshoq-network", "sshoq-monitor", "sshoq-leader"]
         for process in (kinds.router, kinds.network):
             status = Path(f"/proc/{process.pid}/status").read_text()
             assert "\nNoNewPrivs:\t1\n" in status
