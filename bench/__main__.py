@@ -10,7 +10,7 @@ import os
 import sys
 import time
 
-from bench import copying, far, forwarding, many, measurements, sharing
+from bench import copying, far, forwarding, many, measurements, sharing, trips
 from bench.measurements import Setting
 from bench.report import describe_machine, print_header, print_row
 from tests.janitor import Janitor
@@ -18,6 +18,7 @@ from tests.janitor import Janitor
 MEASUREMENTS = {
     **measurements.MEASUREMENTS,
     "shared": sharing.shared_times,
+    "trips": trips.trip_times,
     "forward": forwarding.forwarded_rates,
     "proxy": forwarding.proxied_rates,
     "copy": copying.copied_rates,
