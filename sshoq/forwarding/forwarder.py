@@ -41,7 +41,6 @@ class _Descriptor:
         self._fd = fd
         self._owned = owned
         self._closed = False
-        self._waiter: asyncio.Future[None] | None = None
         mode = os.fstat(fd).st_mode
         self._pollable = not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
         self._non_blocking = not self._pollable or not os.get_blocking(fd)
@@ -49,79 +48,111 @@ class _Descriptor:
     def fileno(self) -> int:
         return self._fd
 
-    async def _wait(self, *, writing: bool) -> None:
-        """Until the descriptor is ready. At most one task waits on a descriptor."""
-        if not self._pollable:
-            await asyncio.sleep(0)
-            return
-        loop = asyncio.get_running_loop()
-        waiter = self._waiter = loop.create_future()
-        add = loop.add_writer if writing else loop.add_reader
-        remove = loop.remove_writer if writing else loop.remove_reader
-        try:
-            add(self._fd, _wake, waiter)
-        except PermissionError:  # epoll refuses what is always ready, such as /dev/zero
-            self._pollable = False
-            return
-        try:
-            await waiter
-        finally:
-            self._waiter = None
-            if self._fd >= 0:
-                remove(self._fd)
+    def _stop_waiting(self) -> None:
+        """Wake a waiting task, which then finds the descriptor closed; the loop forgets it."""
+        raise NotImplementedError
 
     def close(self) -> None:
-        """Wakes a waiting task, which then finds the descriptor closed. Safe to call twice."""
+        """Safe to call twice."""
         if self._closed:
             return
         self._closed = True
-        if self._waiter is not None:
-            _wake(self._waiter)
-            loop = asyncio.get_running_loop()
-            loop.remove_reader(self._fd)
-            loop.remove_writer(self._fd)
+        self._stop_waiting()
         fd, self._fd = self._fd, -1
         if self._owned:
             os.close(fd)
 
 
-def _wake(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
-
-
 class FdSource(_Descriptor):
-    """Reads a descriptor. A hung-up pty or a reset socket is an end like any other."""
+    """Reads a descriptor. A hung-up pty or a reset socket is an end like any other.
+
+    What comes while a task waits is read at once, by the loop, which goes on watching: most often
+    the task soon waits again. If nobody does when more comes, the watch ends.
+    """
 
     def __init__(self, fd: int, *, owned: bool = True, size: int = READ_SIZE) -> None:
         super().__init__(fd, owned=owned)
         self._size = size
         self._draining = False
+        self._arrival: asyncio.Future[bytes | None] | None = None
+        self._watching: asyncio.AbstractEventLoop | None = None
 
     def drain(self) -> None:
         """Nobody may write to it any more: what is there is still read, but not waited for."""
         self._draining = True
-        if self._waiter is not None:
-            _wake(self._waiter)
+        if self._arrival is not None:
+            self._readable()
 
     async def read(self) -> bytes:
-        if not self._non_blocking and not self._closed:
-            await self._wait(writing=False)
-        while not self._closed:
+        """At most one task at a time."""
+        data = self._take() if self._non_blocking else None
+        while data is None and not self._closed:
+            data = await self._next()
+        return data or b""
+
+    def _take(self) -> bytes | None:
+        """None: there is nothing yet."""
+        if self._closed:
+            return b""
+        try:
+            return self._read_now()
+        except BlockingIOError:
+            return b"" if self._draining else None
+        except OSError as error:
+            if error.errno in _WRITER_GONE:
+                return b""
+            raise
+
+    async def _next(self) -> bytes | None:
+        """What comes next; None: nothing, but perhaps there is something to be taken now."""
+        if not self._pollable:
+            await asyncio.sleep(0)
+            return self._take()
+        loop = asyncio.get_running_loop()
+        if self._watching is None:
             try:
-                return self._read_now()
-            except BlockingIOError:
-                if self._draining:
-                    return b""
-                await self._wait(writing=False)
-            except OSError as error:
-                if error.errno in _WRITER_GONE:
-                    return b""
-                raise
-        return b""
+                loop.add_reader(self._fd, self._readable)
+            except PermissionError:  # epoll refuses what is always ready, such as /dev/zero
+                self._pollable = False
+                return None
+            self._watching = loop
+        arrival: asyncio.Future[bytes | None] = loop.create_future()
+        self._arrival = arrival
+        try:
+            return await arrival
+        finally:
+            self._arrival = None
+
+    def _readable(self) -> None:
+        arrival = self._arrival
+        if arrival is None or arrival.done():
+            self._stop_watching()
+            return
+        try:
+            data = self._take()
+        except OSError as error:
+            arrival.set_exception(error)
+            return
+        if data is not None:
+            arrival.set_result(data)
+
+    def _stop_watching(self) -> None:
+        if self._watching is not None:
+            self._watching.remove_reader(self._fd)
+            self._watching = None
+
+    def _stop_waiting(self) -> None:
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
+        self._stop_watching()
 
     def _read_now(self) -> bytes:
         return os.read(self._fd, self._size)
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 class FdSink(_Descriptor):
@@ -131,6 +162,31 @@ class FdSink(_Descriptor):
     def __init__(self, fd: int, *, owned: bool = True, keep_open: bool = False) -> None:
         super().__init__(fd, owned=owned)
         self._keep_open = keep_open
+        self._room: asyncio.Future[None] | None = None
+
+    async def _wait(self) -> None:
+        """Until there is room. At most one task waits on a descriptor."""
+        if not self._pollable:
+            await asyncio.sleep(0)
+            return
+        loop = asyncio.get_running_loop()
+        room = self._room = loop.create_future()
+        try:
+            loop.add_writer(self._fd, _wake, room)
+        except PermissionError:  # epoll refuses what is always ready, such as /dev/null
+            self._pollable = False
+            return
+        try:
+            await room
+        finally:
+            self._room = None
+            if self._fd >= 0:
+                loop.remove_writer(self._fd)
+
+    def _stop_waiting(self) -> None:
+        if self._room is not None:
+            _wake(self._room)
+            asyncio.get_running_loop().remove_writer(self._fd)
 
     async def write(self, data: bytes | memoryview) -> None:
         view = memoryview(data)
@@ -144,10 +200,10 @@ class FdSink(_Descriptor):
         try:
             if self._non_blocking:
                 return self._write_now(view)
-            await self._wait(writing=True)
+            await self._wait()
             return 0 if self._closed else os.write(self._fd, view[:CAREFUL_WRITE])
         except BlockingIOError:
-            await self._wait(writing=True)
+            await self._wait()
             return 0
         except OSError as error:
             if error.errno in _READER_GONE:

@@ -189,16 +189,22 @@ class Conversation:
             self._set_timer()
 
     def _set_timer(self) -> None:
+        """What is due moves on with each packet. The timer may expire too early: that is rarer, and
+        cheaper, than to set it anew each time."""
         due = self.engine.timer()
         if self._timer is not None:
-            if self._timer.when() == due:
+            if due is not None and self._timer.when() <= due:
                 return
             self._timer.cancel()
         self._timer = None if due is None else self._loop.call_at(due, self._timer_expired)
 
     def _timer_expired(self) -> None:
         self._timer = None
-        self.engine.handle_timer(self._loop.time())
+        now, due = self._loop.time(), self.engine.timer()
+        if due is None or due > now:
+            self._set_timer()
+            return
+        self.engine.handle_timer(now)
         self._turn()
 
     def close(self, code: int = Code.NO_ERROR, reason: str = "") -> None:
@@ -268,8 +274,7 @@ class Conversation:
         return sent
 
     def consumed(self, stream_id: int, count: int) -> None:
-        if count:
-            self.engine.consumed(stream_id, count)
+        if count and self.engine.consumed(stream_id, count):
             self.flush_soon()
 
     def prefer(self, stream_id: int) -> None:

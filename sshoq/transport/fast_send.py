@@ -123,11 +123,13 @@ class FastSend(FastReceive):
 
     # ------------------------------------------------------------------ credit
 
-    def consumed(self, stream_id: int, count: int) -> None:
+    def consumed(self, stream_id: int, count: int) -> bool:
         super().consumed(stream_id, count)
         stream = self._fast_streams.get(stream_id)
         if stream is not None and self._credit_due(stream):
             self.rouse(stream_id)
+            return True
+        return bool(self.limits_due())
 
     def _credit_due(self, stream: Stream) -> bool:
         if stream.receiver.is_finished or stream.receiver._final_size is not None:

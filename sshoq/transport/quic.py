@@ -536,8 +536,10 @@ class _Connection(QuicConnection):
     def hand_on(self) -> None:
         """Events for the stream data gathered."""
 
-    def consumed(self, stream_id: int, count: int) -> None:
+    def consumed(self, stream_id: int, count: int) -> bool:
+        """Whether that may have to be told."""
         self.credit.consume(stream_id, count)
+        return True
 
     def peer_wants_credit(self, stream_id: int) -> None:
         self.credit.widen(stream_id)
@@ -1116,9 +1118,10 @@ class Engine:
         """Bytes that the path takes at once, as far as is known now."""
         return self._connection._loss.congestion_window
 
-    def consumed(self, stream_id: int, count: int) -> None:
-        """The reader is done with so many bytes of StreamData: the peer may send as many more."""
-        self._connection.consumed(stream_id, count)
+    def consumed(self, stream_id: int, count: int) -> bool:
+        """The reader is done with so many bytes of StreamData: the peer may send as many more.
+        Whether `outgoing` may have to tell that now."""
+        return self._connection.consumed(stream_id, count)
 
     def set_priority(self, stream_id: int, urgent: bool) -> None:
         """Whether the stream's data goes before that of streams which are not urgent."""
