@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from sshoq.transport.congestion import Acknowledged, Controller
 from sshoq.transport.events import Address
-from sshoq.transport.frames import is_lone_ack, read_stream_frame
+from sshoq.transport.frames import AckFrame, read_lone_ack, read_stream_frame
 from sshoq.transport.number_ranges import SeenNumbers
 from sshoq.transport.protection import Keys, open_packets, ordinary_run
 from sshoq.transport.stream_halves import (
@@ -34,6 +34,10 @@ MAX_STREAM_GAPS = 1024
 """Pieces of one stream that may wait for what is missing between them. A window of small packets
 with every other one lost makes fewer; one-byte frames sent to burn our time make more.
 """
+
+LONE_ACK_DELAY = 0.005
+"""Seconds: most answers are there by then. A peer reckons with the 25 ms that the library
+announces."""
 
 LEAST_RTT = 1e-4
 MOST_ACK_RANGES = 64
@@ -88,12 +92,15 @@ class FastReceive(Base):
     _round_end: int
     """The number behind the last packet sent when the present round trip began."""
     _arrivals: list[Stream]
+    _unacknowledged_packets: int
+    """Ours to acknowledge, since we last did."""
 
     def _begin_fast(self) -> None:
         """What has to be there before the library's own beginning."""
         self._seen = SeenNumbers()
         self._arrivals = []
         self._round_end = 0
+        self._unacknowledged_packets = 0
 
     @property
     def _fast_streams(self) -> dict[int, Stream]:
@@ -128,8 +135,9 @@ class FastReceive(Base):
         """Mostly numbers follow each other; such runs are recorded as a whole."""
         seen = self._seen
         top = run_start = run_stop = seen.end
-        eliciting = False
-        newest_ack, ack = -1, b""
+        eliciting = 0
+        newest_ack: int = -1
+        ack: AckFrame | None = None
         for number, payload in opened:
             if number != run_stop or number < top:
                 self._record(run_start, run_stop, now)
@@ -140,23 +148,24 @@ class FastReceive(Base):
             run_stop = number + 1
             used = self._take_stream_data(payload)
             if used:
-                eliciting = True
+                eliciting += 1
                 if used == len(payload):
                     continue
                 payload = payload[used:]
-            elif payload and is_lone_ack(payload):
+            told = read_lone_ack(payload) if payload else None
+            if told is not None and told[0][-1][1] <= self._packet_number:
                 if number > newest_ack:
-                    newest_ack, ack = number, payload
+                    newest_ack, ack = number, told
                 continue
-            eliciting |= self.take_frames(payload, now)
+            wants_ack = self.take_frames(payload, now)
+            eliciting += wants_ack and not used
             if self.is_over:
                 return
         self._record(run_start, run_stop, now)
-        if ack:
+        if ack is not None:
             # What an older ACK of the batch tells, the newest tells, too.
-            self.take_frames(ack, now)
-        if not self.is_over:
-            self._note_life(eliciting, now)
+            self._take_ack(*ack, now)
+        self._note_life(eliciting, now)
 
     def _record(self, start: int, stop: int, now: float) -> None:
         if start == stop:
@@ -172,14 +181,26 @@ class FastReceive(Base):
             space.largest_received_time = now
         self.last_received = now
 
-    def _note_life(self, eliciting: bool, now: float) -> None:
+    def _note_life(self, eliciting: int, now: float) -> None:
         if self.last_received != now:
             return
         self._close_at = now + self._idle_timeout()
         self._ack_eliciting_sent_since_receipt = False
+        if eliciting:
+            self._owe_ack(eliciting, now)
+
+    def _owe_ack(self, count: int, now: float) -> None:
+        """For so many packets more. That of a single one waits for an answer to travel with."""
         space = self.application_space
-        if eliciting and space.ack_at is None:
-            space.ack_at = now + self._ack_delay
+        self._unacknowledged_packets += count
+        is_alone = self._unacknowledged_packets == 1
+        due = now + (LONE_ACK_DELAY if is_alone else self._ack_delay)
+        if space.ack_at is None or due < space.ack_at:
+            space.ack_at = due
+
+    def _note_ack_sent(self) -> None:
+        self._unacknowledged_packets = 0
+        self.application_space.ack_at = None
 
     # ------------------------------------------------------------------ stream data
 
@@ -283,13 +304,14 @@ class FastReceive(Base):
         if not self.is_application_data(context):
             super()._handle_ack_frame(context, frame_type, buf)
             return
-        ranges, delay = self._read_ack(frame_type, buf)
-        if not self._loss.peer_completed_address_validation:
-            self._loss.peer_completed_address_validation = True
-        self._acknowledge(ranges, delay, context.time)
+        self._take_ack(*self._read_ack(frame_type, buf), context.time)
 
-    def _read_ack(self, frame_type: int, buf: Any) -> tuple[list[tuple[int, int]], float]:
-        """The ranges, lowest first, and the peer's delay in seconds."""
+    def _take_ack(self, ranges: list[tuple[int, int]], delay: int, now: float) -> None:
+        self._loss.peer_completed_address_validation = True
+        seconds = (delay << self._remote_ack_delay_exponent) / 1_000_000
+        self._acknowledge(ranges, seconds, now)
+
+    def _read_ack(self, frame_type: int, buf: Any) -> AckFrame:
         largest, delay, count = (buf.pull_uint_var() for _ in range(3))
         if largest >= self._packet_number:
             # RFC 9000 13.1. Who acknowledges the future wants us to send faster than the path
@@ -311,7 +333,7 @@ class FastReceive(Base):
             for _ in range(3):
                 buf.pull_uint_var()
         ranges.reverse()
-        return ranges, (delay << self._remote_ack_delay_exponent) / 1_000_000
+        return ranges, delay
 
     def _acknowledge(self, ranges: list[tuple[int, int]], delay: float, now: float) -> None:
         space, loss = self.application_space, self._loss

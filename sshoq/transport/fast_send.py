@@ -106,7 +106,7 @@ class FastSend(FastReceive):
             return
         if sender.buffer_is_empty:
             queue.pop(stream.stream_id, None)
-        elif not (sender.is_sendable(self._permitted(stream)) or _wants_credit(stream)):
+        elif not (sender.is_sendable(self._permitted(stream)) or wants_credit(stream)):
             queue.pop(stream.stream_id, None)
             self._blocked[stream.stream_id] = stream
 
@@ -186,11 +186,14 @@ class FastSend(FastReceive):
             self._pacing_at = None
         else:
             datagrams = super().datagrams_to_send(now)
+        self._note_idleness(now)
+        return datagrams
+
+    def _note_idleness(self, now: float) -> None:
         controller = self.controller
         has_room = controller.bytes_in_flight < controller.congestion_window
         if has_room and not (self._busy or self._urgent):
             controller.idle(now)
-        return datagrams
 
     def _is_quiet(self, now: float) -> bool:
         return (
@@ -203,10 +206,13 @@ class FastSend(FastReceive):
     def _frames_due(self, now: float) -> bool:
         """Whether there is something to send that belongs to no stream."""
         ack_at = self.application_space.ack_at
+        return (ack_at is not None and ack_at <= now) or self._rare_frames_due()
+
+    def _rare_frames_due(self) -> bool:
+        """The same, acknowledgements apart."""
         path = self._network_paths[0]
         return bool(
-            (ack_at is not None and ack_at <= now)
-            or self._probe_pending
+            self._probe_pending
             or self._ping_pending
             or self._datagrams_pending
             or self._handshake_done_pending
@@ -243,6 +249,11 @@ class FastSend(FastReceive):
                     return
             elif builder._packet.in_flight:
                 self.pacer.spend(builder._buffer.tell() - builder._packet_start)
+
+    def _write_ack_frame(self, builder: Any, space: Any, now: float) -> None:
+        super()._write_ack_frame(builder, space, now)
+        if space is self.application_space:
+            self._note_ack_sent()
 
     def _write_frames(self, builder: Any, path: Any, ack_due: bool, now: float) -> None:
         space = self.application_space
@@ -320,7 +331,7 @@ class FastSend(FastReceive):
         served = False
         while self._write_stream_data(builder, stream):
             served = True
-        if _wants_credit(stream):
+        if wants_credit(stream):
             self._write_blocked(builder, stream)
         return served
 
@@ -467,7 +478,7 @@ class FastSend(FastReceive):
             self._ack_eliciting_sent_since_receipt = True
 
 
-def _wants_credit(stream: Stream) -> bool:
+def wants_credit(stream: Stream) -> bool:
     """Whether the stream's limit alone holds back what is written, and the peer does not know."""
     limit, sender = stream.max_stream_data_remote, stream.sender
     return sender.highest_offset == limit < sender.written.stop and stream.blocked_at != limit

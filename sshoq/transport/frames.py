@@ -15,6 +15,11 @@ _VARINT_MASKS = (0x3F, 0x3FFF, 0x3FFFFFFF, 0x3FFFFFFFFFFFFFFF)
 StreamFrame = tuple[int, int, bool, int, int]
 """Stream ID, offset, whether it is the end; where the data begin and end within the payload."""
 
+AckFrame = tuple[list[tuple[int, int]], int]
+"""Ranges of numbers, lowest first, none below 0; the delay as it is written."""
+
+_ACK_START = bytes((ACK,))
+
 
 def read_varint(data: bytes, position: int) -> tuple[int, int]:
     """A variable-length integer and the position behind it. IndexError when it is cut."""
@@ -52,20 +57,42 @@ def read_stream_frame(payload: bytes) -> StreamFrame | None:
     return stream_id, offset, bool(kind & FIN_BIT), start, stop
 
 
-def is_lone_ack(payload: bytes) -> bool:
-    """Whether there is an ACK frame and nothing else."""
+def read_lone_ack(payload: bytes) -> AckFrame | None:
+    """The ACK frame that is all of the payload; None when it is anything else."""
     if payload[0] != ACK:
-        return False
+        return None
     try:
-        position = 1
-        for _ in range(2):
-            _, position = read_varint(payload, position)
+        largest, position = read_varint(payload, 1)
+        delay, position = read_varint(payload, position)
         count, position = read_varint(payload, position)
-        for _ in range(min(2 * count + 1, len(payload))):
-            _, position = read_varint(payload, position)
+        length, position = read_varint(payload, position)
+        low = largest - length
+        ranges = [(low, largest + 1)]
+        for _ in range(min(count, len(payload))):
+            gap, position = read_varint(payload, position)
+            length, position = read_varint(payload, position)
+            high = low - gap - 2
+            low = high - length
+            ranges.append((low, high + 1))
     except IndexError:
-        return False
-    return position == len(payload)
+        return None
+    if position != len(payload) or low < 0:
+        return None
+    ranges.reverse()
+    return ranges, delay
+
+
+def write_ack_frame(largest: int, delay: int, length: int) -> bytes:
+    """For one range: `length` numbers in front of the largest."""
+    numbers = (write_varint(number) for number in (largest, delay, 0, length))
+    return b"".join((_ACK_START, *numbers))
+
+
+def write_stream_head(stream_id: int, offset: int, size: int, fin: bool) -> bytes:
+    """What precedes the data in a STREAM frame that says how long it is."""
+    kind = STREAM | LENGTH_BIT | (OFFSET_BIT if offset else 0) | fin
+    start = bytes((kind,)) + write_varint(stream_id)
+    return start + (write_varint(offset) if offset else b"") + write_varint(size)
 
 
 class BurstHead:

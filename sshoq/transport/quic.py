@@ -4,8 +4,9 @@ knows aioquic.
 aioquic is subclassed, never forked, and pinned: what is overridden here is named `_like_this`
 there. Layers, bottom up: `_Handshake` (TLS: exporter, hybrid key exchange, remote signing),
 `_Connection` (flow control by consumption, bounds and checks that aioquic lacks),
-`_FastConnection` (the same with the fast paths of `fast_receive.py` and `fast_send.py` mixed in),
-and `Engine`, which is all that others see. It knows no socket, no clock and no event loop.
+`_FastConnection` (the same with the fast paths of `fast_receive.py`, `fast_send.py` and
+`small_send.py` mixed in), and `Engine`, which is all that others see. It knows no socket, no clock
+and no event loop.
 """
 
 import hmac
@@ -51,7 +52,6 @@ from sshoq.transport.events import (
     plain_address,
 )
 from sshoq.transport.fast_receive import MAX_STREAM_GAPS
-from sshoq.transport.fast_send import FastSend
 from sshoq.transport.identity import (
     ECDSA_SCHEMES,
     MIN_RSA_BITS,
@@ -74,6 +74,7 @@ from sshoq.transport.packets import (
     parse_packet,
 )
 from sshoq.transport.path_mtu import PathMtu
+from sshoq.transport.small_send import SmallSend
 from sshoq.transport.stand_ins import standing_in
 from sshoq.transport.tls_groups import (
     HYBRID_GROUP,
@@ -489,17 +490,10 @@ class _Connection(QuicConnection):
 
     # ------------------------------------------------------------------ what the fast paths ask
 
-    @property
-    def application_space(self) -> QuicPacketSpace:
-        return self._spaces[tls.Epoch.ONE_RTT]
-
-    @property
-    def application_keys(self) -> CryptoPair:
-        return self._cryptos[tls.Epoch.ONE_RTT]
-
-    @property
-    def application_crypto(self) -> QuicStream:
-        return self._crypto_streams[tls.Epoch.ONE_RTT]
+    application_space: QuicPacketSpace
+    application_keys: CryptoPair
+    application_crypto: QuicStream
+    """Of 1-RTT packets; looked up once, as the names of the library's epochs are slow keys."""
 
     def is_application_data(self, context: QuicReceiveContext) -> bool:
         """Whether the packet was protected by 1-RTT keys."""
@@ -651,6 +645,9 @@ class _Connection(QuicConnection):
 
     def _initialize(self, peer_cid: bytes) -> None:
         super()._initialize(peer_cid)
+        self.application_space = self._spaces[tls.Epoch.ONE_RTT]
+        self.application_keys = self._cryptos[tls.Epoch.ONE_RTT]
+        self.application_crypto = self._crypto_streams[tls.Epoch.ONE_RTT]
         # aioquic names its class for TLS outright; this is the one way to ours without a copy of
         # the method.
         self.tls.__class__ = _Handshake
@@ -848,7 +845,7 @@ def _takes_no_more(sender: QuicStreamSender) -> bool:
     return sender.is_finished or sender._reset_error_code is not None
 
 
-class _FastConnection(FastSend, _Connection):
+class _FastConnection(SmallSend, _Connection):
     """The connection with its fast paths, and with congestion controllers of our own."""
 
     stream_event = told.StreamDataReceived
@@ -1295,8 +1292,9 @@ class Engine:
         """Translate what aioquic has to tell, one StreamData per stream for the whole batch."""
         connection = self._connection
         connection.hand_on()
-        self._events.extend(connection.notices)
-        connection.notices.clear()
+        if connection.notices:
+            self._events.extend(connection.notices)
+            connection.notices.clear()
         while (event := connection.next_event()) is not None:
             translate = _TRANSLATIONS.get(type(event))
             if translate is not None:

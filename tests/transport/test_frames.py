@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from sshoq.transport.frames import (
     BurstHead,
-    is_lone_ack,
+    read_lone_ack,
     read_stream_frame,
     read_varint,
     varint_size,
+    write_ack_frame,
+    write_stream_head,
     write_varint,
 )
 from sshoq.wire import varint
@@ -50,7 +52,8 @@ def test_stream_frames_are_read(
 def test_any_bytes_are_a_frame_within_them_or_none(payload: bytes) -> None:
     frame = read_stream_frame(payload)
     assert frame is None or 0 < frame[3] <= frame[4] <= len(payload)
-    assert is_lone_ack(payload) in (True, False)
+    ack = read_lone_ack(payload)
+    assert ack is None or all(0 <= start < stop for start, stop in ack[0])
 
 
 def test_a_cut_frame_is_none() -> None:
@@ -61,11 +64,33 @@ def test_a_cut_frame_is_none() -> None:
 
 def test_an_ack_counts_as_alone_only_when_it_is() -> None:
     ack = b"\x02" + varint(90_000) + varint(7) + varint(2) + b"\x01\x02\x03\x04\x05"
-    assert is_lone_ack(ack)
-    assert not is_lone_ack(ack + b"\x01")
-    assert not is_lone_ack(ack[:-1])
-    assert not is_lone_ack(b"\x02\x05\x00" + varint(1 << 61))
-    assert not is_lone_ack(b"\x01")
+    ranges = [(89_981, 89_987), (89_992, 89_996), (89_999, 90_001)]
+    assert read_lone_ack(ack) == (ranges, 7)
+    assert read_lone_ack(ack + b"\x01") is None
+    assert read_lone_ack(ack[:-1]) is None
+    assert read_lone_ack(b"\x02\x05\x00" + varint(1 << 61)) is None
+    assert read_lone_ack(b"\x01") is None
+
+
+def test_an_ack_of_numbers_below_zero_is_not_read() -> None:
+    assert read_lone_ack(b"\x02\x05\x00\x00\x05") == ([(0, 6)], 0)
+    assert read_lone_ack(b"\x02\x05\x00\x00\x06") is None
+
+
+@given(NUMBERS, NUMBERS, NUMBERS)
+def test_what_is_written_as_an_ack_is_read_as_one(first: int, length: int, delay: int) -> None:
+    largest = min(first + length, (1 << 62) - 1)
+    frame = write_ack_frame(largest, delay, largest - first)
+    assert read_lone_ack(frame) == ([(first, largest + 1)], delay)
+
+
+@given(NUMBERS, NUMBERS, st.binary(max_size=20), st.booleans())
+def test_stream_heads_are_read_as_written(
+    stream_id: int, offset: int, data: bytes, fin: bool
+) -> None:
+    head = write_stream_head(stream_id, offset, len(data), fin)
+    expected = (stream_id, offset, fin, len(head), len(head) + len(data))
+    assert read_stream_frame(head + data + b"\x02") == expected
 
 
 @given(NUMBERS, st.integers(0, (1 << 62) - 1), st.binary(min_size=1, max_size=20))

@@ -1,0 +1,154 @@
+"""The fast path of answering: a little data of one stream and the acknowledgement that goes with
+it, or that alone, in one packet.
+
+A part of the engine's connection (see `quic.py`, which alone knows the QUIC library and mixes this
+in). A keystroke, its echo, a request for a file and the answer are each one such packet. Whatever
+is due besides, or does not fit, takes the way of `fast_send.py`.
+"""
+
+from typing import Any, NamedTuple
+
+from sshoq.transport.events import Address
+from sshoq.transport.fast_send import FastSend, wants_credit
+from sshoq.transport.frames import write_ack_frame, write_stream_head
+from sshoq.transport.protection import seal_packets
+from sshoq.transport.stream_halves import Stream
+
+MOST_SMALL = 1000
+"""Bytes of data: with frames and seal they fit into the least datagram that every path takes."""
+
+
+class SentSmallPacket:
+    """The record of such a packet. The library asks some of it, too."""
+
+    __slots__ = (
+        "delivery_handlers",
+        "in_flight",
+        "is_ack_eliciting",
+        "packet_number",
+        "sent_bytes",
+        "sent_time",
+        "snapshot",
+    )
+    is_crypto_packet = False
+
+    def __init__(self, number: int, handlers: list[tuple[Any, Any]], *, has_data: bool) -> None:
+        self.packet_number = number
+        self.delivery_handlers = handlers
+        self.in_flight = self.is_ack_eliciting = has_data
+        self.sent_bytes = 0
+        self.sent_time = 0.0
+        self.snapshot: object = None
+
+
+class _Span(NamedTuple):
+    """Bytes of a stream, up to the last that was written."""
+
+    stream: Stream
+    start: int
+    stop: int
+    fin: bool
+
+
+class SmallSend(FastSend):
+    """Single small packets, made by hand."""
+
+    def datagrams_to_send(self, now: float) -> list[tuple[bytes, Address]]:
+        datagram = self._small_datagram(now)
+        if datagram is None:
+            return super().datagrams_to_send(now)
+        self._note_idleness(now)
+        path = self._network_paths[0]
+        path.bytes_sent += len(datagram)
+        return [(datagram, path.addr)]
+
+    def _small_datagram(self, now: float) -> bytes | None:
+        """None: there is nothing to send, or not in this way."""
+        space = self.application_space
+        streams = [*self._urgent.values(), *self._busy.values()]
+        ack_due = space.ack_at is not None and space.ack_at <= now
+        if len(streams) > 1 or not (streams or ack_due) or not self._is_plain_sailing():
+            return None
+        span = None
+        if streams:
+            span = self._small_span(streams[0])
+            if span is None or not self._may_send(now):
+                return None
+        if space.ack_at is not None and len(space.ack_queue) != 1:
+            return None
+        return self._send_small(span, now)
+
+    def _is_plain_sailing(self) -> bool:
+        return (
+            self._handshake_confirmed
+            and len(self._network_paths) == 1
+            and self._network_paths[0].is_validated
+            and not (self._close_pending or self._close_event)
+            and not self.application_keys._update_key_requested
+            and not self._rare_frames_due()
+        )
+
+    def _may_send(self, now: float) -> bool:
+        """Whether congestion control lets a whole datagram out."""
+        controller = self.controller
+        room = controller.congestion_window - controller.bytes_in_flight
+        return room >= self._max_datagram_size and self.pacer.next_send_time(now) is None
+
+    def _small_span(self, stream: Stream) -> _Span | None:
+        """All that the stream has to say, if it is short and said for the first time."""
+        sender = stream.sender
+        start, stop = sender.highest_offset, sender.written.stop
+        limit = self._permitted(stream)
+        if (
+            stop - start > MOST_SMALL
+            or stop > limit
+            or not sender.is_sendable(limit)
+            or sender.next_span(limit) != (start, stop)
+            or sender.reset_pending
+            or stream.receiver.stop_pending
+            or wants_credit(stream)
+            or self._credit_due(stream)
+        ):
+            return None
+        return _Span(stream, start, stop, sender.fin_offset == stop)
+
+    def _send_small(self, span: _Span | None, now: float) -> bytes:
+        handlers: list[tuple[Any, Any]] = []
+        payload = b"" if span is None else self._stream_frame(span, handlers)
+        if self.application_space.ack_at is not None:
+            payload += self._ack_frame(now, handlers)
+        number = self._packet_number
+        [datagram] = seal_packets([payload], self._sealing_keys(), number)
+        self._packet_number = number + 1
+        packet = SentSmallPacket(number, handlers, has_data=span is not None)
+        packet.sent_bytes = len(datagram)
+        if span is not None:
+            self.pacer.spend(len(datagram))
+        self._register([packet], now)
+        self._pacing_at = None
+        return datagram
+
+    def _stream_frame(self, span: _Span, handlers: list[tuple[Any, Any]]) -> bytes:
+        stream, start, stop, fin = span
+        sender = stream.sender
+        frame = write_stream_head(stream.stream_id, start, stop - start, fin)
+        if stop > start:
+            frame = sender.written.packed(frame, start, stop)
+        self._take(stream, start, stop)
+        if fin:
+            sender.take_fin()
+        handlers.append((sender.on_data_delivery, (start, stop, fin)))
+        for queue in (self._urgent, self._busy):
+            queue.pop(stream.stream_id, None)
+        return frame
+
+    def _ack_frame(self, now: float, handlers: list[tuple[Any, Any]]) -> bytes:
+        """Behind the data, where the fast path of receiving looks for it."""
+        space = self.application_space
+        delay = int((now - (space.largest_received_time or now)) * 1e6)
+        seen = space.ack_queue[0]
+        handlers.append((self._on_ack_delivery, (space, space.largest_received_packet)))
+        self._note_ack_sent()
+        return write_ack_frame(
+            seen.stop - 1, delay >> self._local_ack_delay_exponent, seen.stop - 1 - seen.start
+        )
