@@ -329,6 +329,7 @@ class Forwards:
         channel = self._open(number, opening)
         if channel is None:
             return
+        channel.write_now(end.source.at_hand())
         async with asyncio.TaskGroup() as group:
             joint = group.create_task(join(channel, end))
             if not await self._await_opened(number, channel):

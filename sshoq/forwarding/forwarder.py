@@ -83,6 +83,10 @@ class FdSource(_Descriptor):
         if self._arrival is not None:
             self._readable()
 
+    def at_hand(self) -> bytes:
+        """What can be read without waiting; nothing says nothing."""
+        return (self._take() or b"") if self._non_blocking else b""
+
     async def read(self) -> bytes:
         """At most one task at a time."""
         data = self._take() if self._non_blocking else None

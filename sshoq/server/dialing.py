@@ -108,6 +108,9 @@ class Dialer:
         except BlockingIOError as error:
             if error.errno != errno.EINPROGRESS:
                 raise  # a Unix socket whose owner does not keep up
+            if _is_connected(end):  # on this machine it takes no time
+                self._hand_over(attempt, end)
+                return True
             self._watch.add(end.fileno(), WRITABLE, lambda: self._check(attempt))
             return True
         self._hand_over(attempt, end)
@@ -117,11 +120,8 @@ class Dialer:
         end = attempt.socket
         assert end is not None
         number = end.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if number == 0:
-            try:
-                end.getpeername()
-            except OSError:
-                return  # called for nothing: it is still under way
+        if number == 0 and not _is_connected(end):
+            return  # called for nothing: it is still under way
         self._watch.remove(end.fileno())
         if number == 0:
             self._hand_over(attempt, end)
@@ -166,6 +166,14 @@ class Dialer:
             with contextlib.suppress(KeyError):
                 self._watch.remove(end.fileno())
         end.close()
+
+
+def _is_connected(end: socket.socket) -> bool:
+    try:
+        end.getpeername()
+    except OSError:
+        return False
+    return True
 
 
 def describe(request: Dial) -> str:

@@ -92,6 +92,7 @@ class Callers:
             self._open -= 1
 
     async def _join(self, end: SocketEnd, channel: Channel) -> None:
+        channel.write_now(end.source.at_hand())
         async with asyncio.TaskGroup() as group:
             joint = group.create_task(join(channel, end))
             try:

@@ -31,6 +31,12 @@ not keep everything else waiting.
 """
 
 
+UNTOUCHED_SHARE = 16
+"""The peer is not told of more credit for a stream that it has opened before it has used so small a
+part of what there is: most streams are short, and this would be a packet for each. What there is
+lasts for the round trip that the telling takes."""
+
+
 class Burst(NamedTuple):
     """Equally long packets for bytes of one stream that follow each other."""
 
@@ -132,12 +138,20 @@ class FastSend(FastReceive):
         return bool(self.limits_due())
 
     def _credit_due(self, stream: Stream) -> bool:
-        if stream.receiver.is_finished or stream.receiver._final_size is not None:
+        receiver = stream.receiver
+        if receiver.is_finished or receiver._final_size is not None:
             return False  # all that will come has its credit already
+        untouched = UNTOUCHED_SHARE * receiver.highest_offset < stream.max_stream_data_local_sent
+        if untouched and self._is_peers(stream.stream_id) and not stream.credit_wanted:
+            return False
         window = self.credit.limits.stream_window
         present = stream.max_stream_data_local
         wanted = self.credit.stream_limit(stream.stream_id)
         return raised(present, wanted, window) != stream.max_stream_data_local_sent
+
+    def _write_stream_limits(self, builder: Any, space: Any, stream: Any) -> None:
+        if self._credit_due(stream):
+            super()._write_stream_limits(builder, space, stream)
 
     def raise_limits(self, limits: Limits) -> None:
         super().raise_limits(limits)
@@ -151,7 +165,10 @@ class FastSend(FastReceive):
     def peer_wants_credit(self, stream_id: int) -> None:
         super().peer_wants_credit(stream_id)
         stream = self._fast_streams.get(stream_id)
-        if stream is not None and self._credit_due(stream):
+        if stream is None:
+            return
+        stream.credit_wanted = True
+        if self._credit_due(stream):
             self.rouse(stream_id)
 
     def _handle_max_data_frame(self, context: Any, frame_type: int, buf: Any) -> None:

@@ -392,6 +392,7 @@ class Stream:
     __slots__ = (
         "arrived",
         "blocked_at",
+        "credit_wanted",
         "ended",
         "is_urgent",
         "max_stream_data_local",
@@ -409,6 +410,8 @@ class Stream:
         self.is_urgent = False
         self.blocked_at = 0
         """The limit at which the peer was told last that we want to send more."""
+        self.credit_wanted = False
+        """The peer has said that it has none left."""
         self.max_stream_data_local = 0
         self.max_stream_data_local_sent = 0
         self.max_stream_data_remote = 0

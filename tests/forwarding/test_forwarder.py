@@ -105,6 +105,52 @@ def test_closing_a_source_ends_a_waiting_read() -> None:
     run(main)
 
 
+def test_what_comes_while_nobody_reads_stays_where_it_is() -> None:
+    """The loop goes on watching behind a read, but takes nothing that nobody waits for."""
+
+    async def main() -> None:
+        read_end, write_end = non_blocking_pipe()
+        source = FdSource(read_end)
+        reading = asyncio.ensure_future(source.read())
+        await asyncio.sleep(0)
+        os.write(write_end, b"first")
+        assert await reading == b"first"
+        os.write(write_end, b"second")
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert os.read(read_end, 100) == b"second"
+        assert source.at_hand() == b""
+        os.write(write_end, b"third")
+        assert source.at_hand() == b"third"
+        reading = asyncio.ensure_future(source.read())
+        await asyncio.sleep(0)
+        os.write(write_end, b"fourth")
+        assert await reading == b"fourth"
+        source.close()
+        os.close(write_end)
+
+    run(main)
+
+
+def test_a_drained_source_still_gives_what_is_there_and_then_ends() -> None:
+    async def main() -> None:
+        read_end, write_end = non_blocking_pipe()
+        source = FdSource(read_end)
+        reading = asyncio.ensure_future(source.read())
+        await asyncio.sleep(0)
+        os.write(write_end, b"last")
+        source.drain()
+        assert await reading == b"last"
+        assert await source.read() == b""
+        reading = asyncio.ensure_future(FdSource(read_end, owned=False).read())
+        await asyncio.sleep(0)
+        os.close(write_end)
+        assert await reading == b""
+        source.close()
+
+    run(main)
+
+
 def test_a_pty_without_a_slave_has_ended() -> None:
     async def main() -> None:
         master, slave = pty.openpty()

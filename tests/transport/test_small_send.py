@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sshoq.transport.events import AFTER_LOGIN
 from sshoq.transport.fast_receive import LONE_ACK_DELAY
 from sshoq.transport.quic import Engine
 from sshoq.transport.small_send import MOST_SMALL, SentSmallPacket
@@ -120,3 +121,30 @@ def test_small_packets_that_get_lost_are_sent_again() -> None:
         link.run(seconds=0.004)
     link.run(lambda: server.bytes_of(stream_id) == sent, seconds=300)
     link.run(lambda: client.engine.buffered(stream_id) == 0, seconds=300)
+
+
+def test_a_short_stream_of_the_peers_gets_no_more_credit_until_it_is_used() -> None:
+    link, client, server = connected()
+    server.engine.raise_limits(AFTER_LOGIN)
+    link.run(seconds=1)
+    stream_id = client.engine.open_stream()
+    client.engine.write(stream_id, b"open")
+    link.run(lambda: server.bytes_of(stream_id) == b"open")
+    link.run(seconds=1)
+    stream = internal(client)._streams[stream_id]
+    before = stream.max_stream_data_remote
+    client.engine.write(stream_id, bytes(before // 8))
+    link.run(lambda: len(server.bytes_of(stream_id)) > before // 8)
+    server.engine.consumed(stream_id, before // 8)
+    link.run(lambda: stream.max_stream_data_remote > AFTER_LOGIN.stream_window)
+    assert before < AFTER_LOGIN.stream_window
+
+
+def test_our_own_stream_brings_its_credit_along() -> None:
+    link, client, server = connected()
+    client.engine.raise_limits(AFTER_LOGIN)
+    link.run(seconds=1)
+    stream_id = client.engine.open_stream()
+    client.engine.write(stream_id, b"open")
+    link.run(lambda: server.bytes_of(stream_id) == b"open")
+    assert internal(server)._streams[stream_id].max_stream_data_remote == AFTER_LOGIN.stream_window
