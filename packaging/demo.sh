@@ -67,9 +67,9 @@ cat >"$place/server_config" <<END
 Port $port
 ListenAddress 127.0.0.1
 URLPath $path
-HostKey $place/host_key
-AuthorizedKeysFile $place/authorized_keys
-PidFile $place/server.pid
+HostKey "$place/host_key"
+AuthorizedKeysFile "$place/authorized_keys"
+PidFile "$place/server.pid"
 StrictModes no
 UsePAM no
 PermitRootLogin yes
@@ -94,7 +94,7 @@ done
 
 echo "sshoq-server listens on udp 127.0.0.1:$port$path (pid $server); leaving the shell ends it." >&2
 set -- "$bin/sshoq" -F none -p "$port" -i "$place/client_key" \
-    -o IdentitiesOnly=yes -o UserKnownHostsFile="$place/known_hosts" \
+    -o IdentitiesOnly=yes -o UserKnownHostsFile="\"$place/known_hosts\"" \
     -o GlobalKnownHostsFile=/dev/null -o StrictHostKeyChecking=yes -o Transport=quic \
     "$(id -un)@127.0.0.1$path"
 if [ -n "${CMD:-}" ]; then
