@@ -18,6 +18,10 @@ MOST_SMALL = 1000
 """Bytes of data: with frames and seal they fit into the least datagram that every path takes."""
 
 
+FEW = 4
+"""Streams that are looked at one by one."""
+
+
 class SentSmallPacket:
     """The record of such a packet. The library asks some of it, too."""
 
@@ -65,7 +69,7 @@ class SmallSend(FastSend):
     def _small_datagram(self, now: float) -> bytes | None:
         """None: there is nothing to send, or not in this way."""
         space = self.application_space
-        streams = [*self._urgent.values(), *self._busy.values()]
+        streams = self._streams_to_serve()
         ack_due = space.ack_at is not None and space.ack_at <= now
         if len(streams) > 1 or not (streams or ack_due) or not self._is_plain_sailing():
             return None
@@ -77,6 +81,17 @@ class SmallSend(FastSend):
         if space.ack_at is not None and len(space.ack_queue) != 1:
             return None
         return self._send_small(span, now)
+
+    def _streams_to_serve(self) -> list[Stream]:
+        """Some were roused for nothing, or are done: there is no packet to be begun for them."""
+        if self._handshake_confirmed and len(self._urgent) + len(self._busy) <= FEW:
+            for queue in (self._urgent, self._busy):
+                for stream in list(queue.values()):
+                    if stream.is_finished:
+                        self._discard(stream, queue)
+                    elif not self._credit_due(stream):
+                        self._settle(stream, queue)
+        return [*self._urgent.values(), *self._busy.values()]
 
     def _is_plain_sailing(self) -> bool:
         return (

@@ -148,3 +148,15 @@ def test_our_own_stream_brings_its_credit_along() -> None:
     client.engine.write(stream_id, b"open")
     link.run(lambda: server.bytes_of(stream_id) == b"open")
     assert internal(server)._streams[stream_id].max_stream_data_remote == AFTER_LOGIN.stream_window
+
+
+def test_a_new_stream_of_the_peers_is_no_reason_to_answer() -> None:
+    link, client, server, _ = quiet()
+    server.engine.raise_limits(AFTER_LOGIN)
+    link.run(seconds=1)
+    stream_id = client.engine.open_stream()
+    client.engine.write(stream_id, b"open")
+    server.engine.receive(flight(client.engine, link.now), CLIENT, link.now)
+    server.collect()
+    assert server.bytes_of(stream_id) == b"open"
+    assert flight(server.engine, link.now) == []
