@@ -243,20 +243,21 @@ class ForwardedDisplay:
         """Whether the X clients of that session are let in, still."""
         if session not in self._sessions:
             return False
-        if self._is_over():
-            self._log.verbose("Rejected X11 connection after ForwardX11Timeout expired")
-            return False
-        return True
+        return not self._is_over()
 
     def _is_over(self) -> bool:
-        return self._deadline is not None and self._loop.time() >= self._deadline
+        """Says so, too: as in ssh, it may turn out before or after the X client has spoken."""
+        is_over = self._deadline is not None and self._loop.time() >= self._deadline
+        if is_over:
+            self._log.verbose("Rejected X11 connection after ForwardX11Timeout expired")
+        return is_over
 
     async def read_setup(self, source: Source) -> bytes:
         """What an X client says first, for the display. X11Error if it may not have it."""
         state = SetupState(self._authorization)
         while data := await source.read():
             if self._is_over():
-                raise X11Error("Rejected X11 connection after ForwardX11Timeout expired")
+                raise X11Error("its time has run out")
             setup = state.receive(data)
             if setup is not None:
                 return setup

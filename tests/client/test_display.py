@@ -271,12 +271,13 @@ def test_when_its_time_is_over_nobody_is_let_in(
         assert await one.read_setup(Said(said))
         late = loop.time() + 31
         monkeypatch.setattr(loop, "time", lambda: late)
-        assert not one.may_use(4)
-        with pytest.raises(X11Error, match="ForwardX11Timeout"):
-            await one.read_setup(Said(said))
+        for _ in range(2):
+            assert not one.may_use(4)
+            with pytest.raises(X11Error, match="time"):
+                await one.read_setup(Said(said))
 
     run(main)
-    assert "Rejected X11 connection after ForwardX11Timeout expired" in lines
+    assert lines.count("Rejected X11 connection after ForwardX11Timeout expired") == 4
 
 
 @pytest.mark.parametrize("words", [("-Y",), ("-X", "-o", "ForwardX11Timeout=0")])
