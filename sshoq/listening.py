@@ -176,7 +176,12 @@ class UnixListener:
 
     def remove(self) -> None:
         """Take the name away, unless it means something else by now. The socket stays."""
-        with contextlib.suppress(OSError):
-            status = os.lstat(self.path)
-            if stat.S_ISSOCK(status.st_mode) and (status.st_dev, status.st_ino) == self._identity:
-                os.unlink(self.path)
+        remove_socket(self.path, self._identity)
+
+
+def remove_socket(path: str, identity: tuple[int, int]) -> None:
+    """Take a socket's name away, unless it means something else than this device and inode now."""
+    with contextlib.suppress(OSError):
+        status = os.lstat(path)
+        if stat.S_ISSOCK(status.st_mode) and (status.st_dev, status.st_ino) == identity:
+            os.unlink(path)

@@ -7,10 +7,10 @@ A plain socket, without an event loop.
 import contextlib
 import os
 import socket
-import stat
 import struct
 
 from sshoq.client.log import Failure
+from sshoq.listening import remove_socket
 
 BACKLOG = 64
 
@@ -69,10 +69,7 @@ class ControlSocket:
 
     def remove(self) -> None:
         """Unless the name means something else by now. Whoever is connected stays so."""
-        with contextlib.suppress(OSError):
-            status = os.lstat(self.path)
-            if stat.S_ISSOCK(status.st_mode) and (status.st_dev, status.st_ino) == self._identity:
-                os.unlink(self.path)
+        remove_socket(self.path, self._identity)
 
 
 def _random_name() -> str:
