@@ -1,7 +1,7 @@
 """The command line of `~C`: forwardings added and cancelled while a session runs, and `!command`.
 
 Loaded when it is first opened. What a line says is parsed here, in OpenSSH's words; what is done
-about it is `forwards.py`'s. Needs EnableEscapeCommandline.
+about it is that of the forwardings. Needs EnableEscapeCommandline.
 """
 
 import os
@@ -77,9 +77,9 @@ class CommandLine:
             self._log.info(f"Bad {_KINDS[kind]} forwarding specification.")
             return
         if kind == "R":
-            granted = await self._forwards.add_remote(forward) is not None
+            granted = await self._forwards.remote.add(forward) is not None
         else:
-            granted = await self._forwards.add_local(forward)
+            granted = await self._forwards.local.add(forward)
         self._log.info("Forwarding port." if granted else "Port forwarding failed.")
 
     def _cancel(self, kind: str, spec: str) -> None:
@@ -88,8 +88,9 @@ class CommandLine:
         except ConfigSyntaxError:
             self._log.info("Bad forwarding close specification.")
             return
-        cancel = self._forwards.cancel_remote if kind == "R" else self._forwards.cancel_local
-        self._log.info("Canceled forwarding." if cancel(place) else "Unknown port forwarding.")
+        forwards = self._forwards.remote if kind == "R" else self._forwards.local
+        was_there = forwards.cancel(place)
+        self._log.info("Canceled forwarding." if was_there else "Unknown port forwarding.")
 
 
 def _parse(kind: str, spec: str) -> Forward:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
-from sshoq.client.forwards import dial, dial_path
+from sshoq.client.dialing import dial, dial_path
 from sshoq.client.log import Log
 from sshoq.config.options import Options
 from sshoq.forwarding.forwarder import SocketEnd

@@ -11,8 +11,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from sshoq.client.addresses import HostAddress
+from sshoq.client.channel_openings import datagram_opening_for, describe_refusal
 from sshoq.client.first_flight import Flight, LinkWish, launch_on
-from sshoq.client.forwards import datagram_opening_for, describe_refusal
 from sshoq.client.log import Failure, Log
 from sshoq.client.opening import ClientConversation, Unreachable, reach
 from sshoq.client.task_group import task_group

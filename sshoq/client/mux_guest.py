@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from sshoq.client import wishes
-from sshoq.client.forwards import describe_refusal, opening_for
+from sshoq.client.channel_openings import describe_refusal, opening_for
 from sshoq.client.mux_messages import (
     CHANNELS_INFO,
     CONNECTION_INFO,
@@ -78,7 +78,9 @@ class Guest:
         connection.setblocking(False)
         self._socket = connection
         self._master = master
-        self._log = master.log
+        self._log = master.context.log
+        self._options = master.context.options
+        self._client = master.context.client
         self._loop = asyncio.get_running_loop()
         self._packets = PacketState()
         self._unread = bytearray()
@@ -195,10 +197,10 @@ class Guest:
 
     async def _confirmed(self, question: str) -> bool:
         """ControlMaster ask: somebody at a screen has to agree."""
-        if self._master.options.control_master not in ("ask", "autoask"):
+        if self._options.control_master not in ("ask", "autoask"):
             return True
         answer: asyncio.Future[bool] = self._loop.create_future()
-        prompter = Prompter(os.environ, batch=self._master.options.batch_mode)
+        prompter = Prompter(os.environ, batch=self._options.batch_mode)
 
         def ask() -> None:
             granted = prompter.confirm(question)
@@ -228,20 +230,19 @@ class Guest:
         return Failed(request.request, "unsupported request")
 
     async def _inform(self, request: AskInfo) -> Message:
-        client = self._master.client
         if request.name == CONNECTION_INFO:
-            user = f"  user {self._master.options.user}, pid {os.getpid()}"
+            user = f"  user {self._options.user}, pid {os.getpid()}"
             head = f"Connection information for {self._host}"
-            lines = [head, user, *(f"  {line}" for line in client.describe())]
+            lines = [head, user, *(f"  {line}" for line in self._client.describe())]
         elif request.name == CHANNELS_INFO:
-            lines = ["The following connections are open:", *client.list_channels()]
+            lines = ["The following connections are open:", *self._client.list_channels()]
         else:
             return Info(request.request, 0, f"unknown info request {request.name}")
         return Info(request.request, 1, "".join(f"{line}\r\n" for line in lines))
 
     @property
     def _host(self) -> str:
-        return self._master.options.hostname
+        return self._options.hostname
 
     def _denied(self, number: int) -> Message:
         self._log.debug("multiplex client: refused by the user")
@@ -261,11 +262,11 @@ class Guest:
         if not await self._confirmed(f"Open {_describe(request, forward)} on {self._host}?"):
             return self._denied(number)
         if request.kind == REMOTE:
-            port = await self._master.forwards.add_remote(forward)
+            port = await self._master.forwards.remote.add(forward)
             if port is None:
                 return Failed(number, _remote_failure(forward))
             return _granted(number, request, port)
-        if not await self._master.forwards.add_local(forward):
+        if not await self._master.forwards.local.add(forward):
             return Failed(number, "Port forwarding failed")
         return Ok(number)
 
@@ -277,11 +278,11 @@ class Guest:
         forward, port = standing
         forwards = self._master.forwards
         if request.kind != REMOTE:
-            granted = forwards.cancel_local(forward)
+            granted = forwards.local.cancel(forward)
             return Ok(number) if granted else Failed(number, "port not found")
         if forward.listen_path is None:
             forward = Forward(listen_host=forward.listen_host, listen_port=port)
-        granted = forwards.cancel_remote(forward)
+        granted = forwards.remote.cancel(forward)
         return Ok(number) if granted else Failed(number, "port not in permitted opens")
 
     def _find(self, request: OpenForward | CloseForward) -> tuple[Forward, int] | None:
@@ -289,9 +290,9 @@ class Guest:
         wanted: ForwardFields = tuple(request)[1:]
         forwards = self._master.forwards
         if request.kind == REMOTE:
-            candidates = forwards.standing_remotely()
+            candidates = forwards.remote.standing()
         else:
-            candidates = [(forward, 0) for forward in forwards.standing_locally()]
+            candidates = [(forward, 0) for forward in forwards.local.standing()]
         remote = request.kind == REMOTE
         return next(
             (
@@ -309,12 +310,12 @@ class Guest:
         if not await self._may_open(request.request, 3, question):
             return None
         wish = self._session_wish(request)
-        display = self._master.display
+        display = self._master.context.display
         if request.wants_x11 and display is not None and await display.prepare():
             wish = wish._replace(display=display)
         channel: Channel | None = None
         try:
-            channel = self._master.client.conversation.open_channel(Session())
+            channel = self._client.conversation.open_channel(Session())
             asked = ask_for_session(channel, wish, self._log)
             await channel.opened()
         except (*_NO_CHANNEL, Unsupported) as error:
@@ -330,7 +331,7 @@ class Guest:
             wish,
             self._log,
             self._descriptors,
-            self._master.client.list_channels,
+            self._client.list_channels,
             lambda: self._send(TtyFailed(number)),
             lambda status: self._send(ExitMessage(number, status)),
         )
@@ -352,7 +353,6 @@ class Guest:
         given = dict(
             variable.split("=", 1) for variable in request.environment if "=" in variable
         )
-        options = self._master.options
         terminal = None
         if request.wants_tty:
             terminal = TerminalWish.like(self._descriptors[0], request.term, demanded=False)
@@ -361,10 +361,10 @@ class Guest:
             command=None if request.is_subsystem else request.command or None,
             subsystem=request.command if request.is_subsystem else None,
             terminal=terminal,
-            environment=wishes.environment_of(options, given),
+            environment=wishes.environment_of(self._options, given),
             escape_character=None if escape == NO_ESCAPE else bytes((escape & 0xFF,)),
-            forward_agent=request.wants_agent and self._master.agent is not None,
-            keystroke_interval=options.obscure_keystroke_interval / 1000,
+            forward_agent=request.wants_agent and self._master.context.agent is not None,
+            keystroke_interval=self._options.obscure_keystroke_interval / 1000,
         )
 
     async def _open_stdio(self, request: NewStdioForward) -> Coroutine[Any, Any, None] | None:
@@ -375,7 +375,7 @@ class Guest:
             forward = Forward(connect_path=request.host)
         else:
             forward = Forward(connect_host=request.host, connect_port=request.port & 0xFFFF)
-        conversation = self._master.client.conversation
+        conversation = self._client.conversation
         try:
             channel = conversation.open_channel(await opening_for(conversation.traits, forward))
             await channel.opened()

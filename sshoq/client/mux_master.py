@@ -9,39 +9,28 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sshoq.client.control_socket import ControlSocket, PlaceTaken, is_ours
 from sshoq.client.forwards import Forwards
-from sshoq.client.log import Log
 from sshoq.client.mux_guest import Guest
-from sshoq.client.opening import ClientConversation
+from sshoq.client.run_context import RunContext
 from sshoq.client.session import FAILED, Ending
 from sshoq.client.signals import ENDING, catching
 from sshoq.client.task_group import task_group
-from sshoq.config.options import Options
 from sshoq.forwarding.acceptor import Acceptor
 from sshoq.wire import IPPort
-
-if TYPE_CHECKING:
-    from sshoq.client.display import ForwardedDisplay
 
 MAX_GUESTS = 256
 """Clients at a time. Each may hold seven descriptors."""
 
 
 @asynccontextmanager
-async def mastering(
-    client: ClientConversation,
-    forwards: Forwards,
-    options: Options,
-    log: Log,
-    agent: str | None,
-    display: "ForwardedDisplay | None",
-) -> AsyncIterator["Master | None"]:
+async def mastering(context: RunContext, forwards: Forwards) -> AsyncIterator["Master | None"]:
     """A master for as long as the block runs; its socket is gone afterwards, however it ends. None
     where another one has the place: then there is no sharing."""
-    assert options.control_path is not None
+    path, log = context.options.control_path, context.log
+    assert path is not None
     log.debug("setting up multiplex master socket")
     place: ControlSocket | None = None
 
@@ -54,14 +43,14 @@ async def mastering(
     try:
         with catching(ENDING, leave):
             try:
-                place = ControlSocket(options.control_path)
+                place = ControlSocket(path)
             except PlaceTaken as error:
                 log.error(f"ControlSocket {error} already exists, disabling multiplexing")
             if place is None:
                 yield None
                 return
             async with task_group() as group:
-                master = Master(place, client, forwards, options, log, agent, display, group)
+                master = Master(context, forwards, place, group)
                 try:
                     with catching((signal.SIGWINCH,), master.resize):
                         yield master
@@ -77,21 +66,15 @@ class Master:
 
     def __init__(
         self,
-        place: ControlSocket,
-        client: ClientConversation,
+        context: RunContext,
         forwards: Forwards,
-        options: Options,
-        log: Log,
-        agent: str | None,
-        display: "ForwardedDisplay | None",
+        place: ControlSocket,
         group: asyncio.TaskGroup,
     ) -> None:
-        self.client = client
+        self.context = context
         self.forwards = forwards
-        self.options = options
-        self.log = log
-        self.agent = agent
-        self.display = display
+        self._log = context.log
+        self._options = context.options
         self._place = place
         self._group = group
         self._guests: dict[Guest, asyncio.Task[None]] = {}
@@ -101,14 +84,14 @@ class Master:
         self._over: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self._timer: asyncio.TimerHandle | None = None
         self._acceptor = Acceptor([place.socket], self._take)
-        forwards.on_activity = self._note_activity
+        forwards.passages.on_activity = self._note_activity
         self._note_activity()
 
     # ----- clients
 
     def _take(self, connection: socket.socket, caller: IPPort) -> None:
         if not is_ours(connection) or len(self._guests) >= MAX_GUESTS:
-            self.log.error("multiplex client turned away")
+            self._log.error("multiplex client turned away")
             connection.close()
             return
         guest = Guest(connection, self)
@@ -154,7 +137,7 @@ class Master:
 
     async def drained(self) -> None:
         """Until no client is here any more, and nothing that came through a forwarding."""
-        while self._guests or not self.forwards.is_quiet:
+        while self._guests or not self.forwards.passages.is_quiet:
             await self._alone.wait()
             await self.forwards.drained()
 
@@ -178,20 +161,20 @@ class Master:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._guests or not self.forwards.is_quiet:
+        if self._guests or not self.forwards.passages.is_quiet:
             return
-        persists, seconds = self.options.control_persist
-        if self._is_stopped and (persists or self.options.session_type == "none"):
+        persists, seconds = self._options.control_persist
+        if self._is_stopped and (persists or self._options.session_type == "none"):
             self.end()
         elif persists and seconds > 0:
             self._timer = asyncio.get_running_loop().call_later(seconds, self._expire)
 
     def _expire(self) -> None:
-        self.log.verbose("ControlPersist timeout expired")
+        self._log.verbose("ControlPersist timeout expired")
         self._end(Ending(0))
 
     def close(self) -> None:
-        self.forwards.on_activity = lambda: None
+        self.forwards.passages.on_activity = lambda: None
         self._acceptor.close()
         if self._timer is not None:
             self._timer.cancel()

@@ -190,16 +190,17 @@ class _Run:
         if not is_needed and not self._has_command_line:
             return await self._do_what_is_asked(client, None, None)
         from sshoq.client.forwards import forwarding
+        from sshoq.client.run_context import RunContext
 
-        taken_along = (self._agent, self._display)
-        async with forwarding(client, options, self._log, *taken_along) as forwards:
-            await forwards.listen_locally()
-            await forwards.ask_remote()
+        context = RunContext(client, options, self._log, self._agent, self._display)
+        async with forwarding(context) as forwards:
+            await forwards.local.listen()
+            await forwards.remote.ask()
             if not wishes.is_master(options):
                 return await self._do_what_is_asked(client, forwards, None)
             from sshoq.client.mux_master import mastering
 
-            async with mastering(client, forwards, options, self._log, *taken_along) as master:
+            async with mastering(context, forwards) as master:
                 return await self._do_what_is_asked(client, forwards, master)
 
     async def _do_what_is_asked(
@@ -531,7 +532,7 @@ class _Run:
         return await run_stdio(channel, self._log)
 
     async def _open_stdio(self, client: ClientConversation) -> Channel:
-        from sshoq.client.forwards import opening_for
+        from sshoq.client.channel_openings import opening_for
 
         forward = self._options.stdio_forward
         assert forward is not None

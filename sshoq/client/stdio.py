@@ -80,7 +80,7 @@ async def _run(channel: Channel, log: Log) -> Ending:
         try:
             await channel.opened()
         except ChannelRefused as refusal:
-            from sshoq.client.forwards import describe_refusal
+            from sshoq.client.channel_openings import describe_refusal
 
             log.error(f"channel 0: open failed: {describe_refusal(refusal)}")
             log.error("stdio forwarding failed")

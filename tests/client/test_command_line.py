@@ -17,28 +17,34 @@ from sshoq.config.lexer import ConfigSyntaxError
 from sshoq.config.usage import INFO
 
 
+class FakeSide:
+    """The forwardings of one direction, and what `add` answers."""
+
+    def __init__(self, name: str, answer: object, *, grants: bool) -> None:
+        self.name = name
+        self.answer = answer
+        self.grants = grants
+        self.asked: list[tuple[str, Forward]] = []
+
+    async def add(self, forward: Forward) -> object:
+        self.asked.append((self.name, forward))
+        return self.answer
+
+    def cancel(self, wanted: Forward) -> bool:
+        self.asked.append((f"cancel {self.name}", wanted))
+        return self.grants
+
+
 class FakeForwards:
     """Grants what is asked, if it may, and knows one forwarding of each kind."""
 
     def __init__(self, *, grants: bool = True) -> None:
-        self.grants = grants
-        self.asked: list[tuple[str, Forward]] = []
+        self.local = FakeSide("local", grants, grants=grants)
+        self.remote = FakeSide("remote", 0 if grants else None, grants=grants)
 
-    async def add_local(self, forward: Forward) -> bool:
-        self.asked.append(("local", forward))
-        return self.grants
-
-    async def add_remote(self, forward: Forward) -> int | None:
-        self.asked.append(("remote", forward))
-        return 0 if self.grants else None
-
-    def cancel_local(self, wanted: Forward) -> bool:
-        self.asked.append(("cancel local", wanted))
-        return self.grants
-
-    def cancel_remote(self, wanted: Forward) -> bool:
-        self.asked.append(("cancel remote", wanted))
-        return self.grants
+    @property
+    def asked(self) -> list[tuple[str, Forward]]:
+        return self.local.asked + self.remote.asked
 
 
 def obey(line: str, forwards: FakeForwards, *, permits_programs: bool = False) -> list[str]:

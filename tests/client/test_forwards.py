@@ -12,10 +12,12 @@ from typing import cast
 
 import pytest
 
+from sshoq.client.channel_openings import opening_for
 from sshoq.client.display import ForwardedDisplay
-from sshoq.client.forwards import Forwards, forwarding, opening_for
+from sshoq.client.forwards import Forwards, forwarding
 from sshoq.client.log import Failure, Log
 from sshoq.client.opening import ClientConversation, refuse_unasked
+from sshoq.client.run_context import RunContext
 from sshoq.config.forward_spec import Forward
 from sshoq.config.options import Options
 from sshoq.config.resolve import resolve
@@ -101,7 +103,7 @@ async def forwards(
             traits.learn(None, OURS)
             traits.version = GO_VERSION
         client = cast(ClientConversation, Client(party))
-        async with forwarding(client, options_of(*words), log, agent, display) as made:
+        async with forwarding(RunContext(client, options_of(*words), log, agent, display)) as made:
             if extensions is NONE:  # a Go server may open channels once it has seen one
                 party.conversation.open_channel(Session())
                 await server.arrived.get()
@@ -158,7 +160,7 @@ def test_a_caller_gets_a_channel_and_need_not_wait_for_the_answer() -> None:
     async def main() -> None:
         port = port_free()
         async with forwards("-L", f"127.0.0.1:{port}:far.test:80") as there:
-            await there.forwards.listen_locally()
+            await there.forwards.local.listen()
             with connect(port) as caller:
                 await send(caller, b"question")
                 caller.shutdown(socket.SHUT_WR)
@@ -180,7 +182,7 @@ def test_a_go_server_is_told_an_address() -> None:
         port = port_free()
         words = ("-L", f"127.0.0.1:{port}:localhost:80")
         async with forwards(*words, extensions=NONE) as there:
-            await there.forwards.listen_locally()
+            await there.forwards.local.listen()
             with connect(port):
                 opening = (await there.next()).state.opening
                 assert opening in (
@@ -196,13 +198,13 @@ def test_what_a_go_server_cannot_be_told_is_said_before_anything_hangs() -> None
         port = port_free()
         words = ("-L", f"127.0.0.1:{port}:/run/s")
         async with forwards(*words, extensions=NONE) as there:
-            await there.forwards.listen_locally()
+            await there.forwards.local.listen()
             assert there.complaints == [
                 "/run/s: this server forwards no Unix sockets",
                 "Could not request local forwarding.",
             ]
             with pytest.raises(Unsupported):
-                traits = there.forwards._traits
+                traits = there.forwards.local._traits
                 await opening_for(traits, Forward(connect_path="/run/s"))
 
     run(main)
@@ -221,7 +223,7 @@ def test_a_refusal_is_told_and_the_caller_let_go(reason: int, text: str, line: s
     async def main() -> None:
         port = port_free()
         async with forwards("-L", f"127.0.0.1:{port}:far.test:80") as there:
-            await there.forwards.listen_locally()
+            await there.forwards.local.listen()
             for _ in range(2):
                 with connect(port) as caller:
                     (await there.next()).refuse(reason, text)
@@ -238,7 +240,7 @@ def test_a_unix_socket_here_goes_with_us(tmp_path: Path) -> None:
 
     async def main() -> None:
         async with forwards("-L", f"{path}:/run/far") as there:
-            await there.forwards.listen_locally()
+            await there.forwards.local.listen()
             assert path.stat().st_mode & 0o777 == 0o600
             with socket.socket(socket.AF_UNIX) as caller:
                 caller.connect(str(path))
@@ -262,9 +264,9 @@ def test_a_busy_port_is_told_in_openssh_words(exits: bool) -> None:
                 ]
                 if exits:
                     with pytest.raises(Failure, match="Could not request local forwarding"):
-                        await there.forwards.listen_locally()
+                        await there.forwards.local.listen()
                 else:
-                    await there.forwards.listen_locally()
+                    await there.forwards.local.listen()
                     expected.append("Could not request local forwarding.")
                 assert there.complaints == expected
 
@@ -277,7 +279,7 @@ def test_who_gets_one_of_several_ports_is_told_of_the_others_alone() -> None:
             port = taken.getsockname()[1]
             words = ("-L", f"127.0.0.1:{port}:far.test:80", "-D", f"127.0.0.1:{port_free()}")
             async with forwards(*words) as there:
-                await there.forwards.listen_locally()
+                await there.forwards.local.listen()
                 assert there.complaints == [
                     f"bind [127.0.0.1]:{port}: Address already in use",
                     f"channel_setup_fwd_listener_tcpip: cannot listen to port: {port}",
@@ -290,7 +292,7 @@ def test_socks_answers_when_the_server_has() -> None:
     async def main() -> None:
         port = port_free()
         async with forwards("-D", f"127.0.0.1:{port}") as there:
-            await there.forwards.listen_locally()
+            await there.forwards.local.listen()
             for granted in (True, False):
                 with connect(port) as caller:
                     await send(caller, b"\x05\x01\x00")
@@ -317,7 +319,7 @@ def test_socks_turns_away_what_it_does_not_do() -> None:
     async def main() -> None:
         port = port_free()
         async with forwards("-D", f"127.0.0.1:{port}") as there:
-            await there.forwards.listen_locally()
+            await there.forwards.local.listen()
             for question, answer in (
                 (b"GET / HTTP/1.0\r\n\r\n", b""),
                 (b"\x05\x01\x02", b"\x05\xff"),
@@ -356,7 +358,7 @@ def test_a_remote_listener_leads_to_its_target_and_nowhere_else(target: socket.s
     async def main() -> None:
         async with forwards("-R", f"8080:127.0.0.1:{where}") as there:
             async with asyncio.TaskGroup() as group:
-                group.create_task(there.forwards.ask_remote())
+                group.create_task(there.forwards.remote.ask())
                 listener = await answer_listener(there, 8080)
             assert listener.state.opening == TcpipForward("localhost", 8080)
             number = listener.stream_id
@@ -384,7 +386,7 @@ def test_a_target_that_refuses_is_told_on_both_sides() -> None:
     async def main() -> None:
         async with forwards("-R", f"8080:127.0.0.1:{port}") as there:
             async with asyncio.TaskGroup() as group:
-                group.create_task(there.forwards.ask_remote())
+                group.create_task(there.forwards.remote.ask())
                 listener = await answer_listener(there, 8080)
             opening = ForwardedTcpip(listener.stream_id, "192.0.2.1", 5)
             assert await there.refusal(opening) == RefusalReason.CONNECT_FAILED
@@ -407,7 +409,7 @@ def test_what_is_asked_for_and_told(spec: str, opening: ChannelOpening, line: st
     async def main() -> None:
         async with forwards("-R", spec) as there:
             async with asyncio.TaskGroup() as group:
-                group.create_task(there.forwards.ask_remote())
+                group.create_task(there.forwards.remote.ask())
                 assert (await answer_listener(there, 43210)).state.opening == opening
             told = [f"Allocated port 43210 for remote forward {line}"] if line else []
             assert there.complaints == told
@@ -430,9 +432,9 @@ def test_a_listener_that_is_not_had(spec: str, what: str, exits: bool) -> None:
             complaint = f"remote port forwarding failed for listen {what}"
             if exits:
                 with pytest.raises(Failure, match=f"Error: {re.escape(complaint)}"):
-                    await there.forwards.ask_remote()
+                    await there.forwards.remote.ask()
             else:
-                await there.forwards.ask_remote()
+                await there.forwards.remote.ask()
                 assert there.complaints == [f"Warning: {complaint}"]
 
     run(main)
@@ -445,7 +447,7 @@ def test_a_go_server_names_the_target_back(target: socket.socket) -> None:
         words = ("-R", f"8080:127.0.0.1:{where}")
         async with forwards(*words, extensions=NONE) as there:
             async with asyncio.TaskGroup() as group:
-                group.create_task(there.forwards.ask_remote())
+                group.create_task(there.forwards.remote.ask())
                 asked = await there.next()
                 asked.confirm()
             named = IPPort("127.0.0.1", where)
@@ -471,7 +473,7 @@ def test_a_go_server_names_the_target_back(target: socket.socket) -> None:
 def test_what_a_go_server_cannot_listen_on_is_said(spec: str) -> None:
     async def main() -> None:
         async with forwards("-R", spec, extensions=NONE) as there:
-            await there.forwards.ask_remote()
+            await there.forwards.remote.ask()
             assert "this server cannot" in there.complaints[0]
             assert there.complaints[1].startswith("Warning: remote port forwarding failed")
 
@@ -488,7 +490,7 @@ def test_a_name_as_target_of_a_go_listener_gets_a_stand_in(tmp_path: Path) -> No
             target.setblocking(False)
             async with forwards("-R", f"8080:{path}", extensions=NONE) as there:
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(there.forwards.ask_remote())
+                    group.create_task(there.forwards.remote.ask())
                     asked = await there.next()
                     asked.confirm()
                 opening = asked.state.opening
@@ -516,7 +518,7 @@ def test_remote_socks_dials_from_here(target: socket.socket) -> None:
         permitted = f"PermitRemoteOpen=127.0.0.1:{where} 127.0.0.1:{closed}"
         async with forwards("-R", "1080", "-o", permitted) as there:
             async with asyncio.TaskGroup() as group:
-                group.create_task(there.forwards.ask_remote())
+                group.create_task(there.forwards.remote.ask())
                 listener = await answer_listener(there, 1080)
             channel, answer = await socks_through(there, listener, where)
             assert answer[:2] == b"\0\x5a"
@@ -541,7 +543,7 @@ def test_a_name_that_can_be_none_is_one_callers_failure_and_not_the_end(host: by
     async def main() -> None:
         async with forwards("-R", "1080") as there:
             async with asyncio.TaskGroup() as group:
-                group.create_task(there.forwards.ask_remote())
+                group.create_task(there.forwards.remote.ask())
                 listener = await answer_listener(there, 1080)
             for _ in range(2):
                 _, answer = await socks_through(there, listener, 80, host)

@@ -14,6 +14,8 @@ from sshoq.client.log import Log
 from sshoq.client.mux_guest import Guest
 from sshoq.client.mux_master import Master
 from sshoq.client.mux_messages import NO_ESCAPE, NewSession
+from sshoq.client.opening import ClientConversation
+from sshoq.client.run_context import RunContext
 from sshoq.client.session import SessionWish
 from sshoq.config.resolve import resolve
 from sshoq.config.surroundings import Surroundings
@@ -23,7 +25,8 @@ def wish(request: NewSession, *options: str, stdin: int = 0) -> SessionWish:
     """What the master makes of the request."""
     words = [word for option in options for word in ("-o", option)]
     settled = resolve(["-F", "none", *words, "host"], surroundings=Surroundings({}))
-    master = SimpleNamespace(options=settled.options, agent=None, log=Log())
+    context = RunContext(cast(ClientConversation, None), settled.options, Log())
+    master = SimpleNamespace(context=context)
 
     async def main() -> SessionWish:
         ours, theirs = socket.socketpair()

@@ -9,7 +9,7 @@ import socket
 
 import pytest
 
-from sshoq.client.forwards import datagram_opening_for
+from sshoq.client.channel_openings import datagram_opening_for
 from sshoq.config.forward_spec import Forward
 from sshoq.forwarding.datagrams import UdpEnd
 from sshoq.protocol.datagrams import split_datagram
@@ -172,7 +172,7 @@ def test_a_recorded_server_is_asked_as_by_the_go_client(name: str) -> None:
     async def main() -> None:
         words = ("-L", f"udp:127.0.0.1:{port}:{far.ip}:{far.port}")
         async with forwards(*words, extensions=NONE) as there:
-            await there.forwards.listen_locally()
+            await there.forwards.local.listen()
             with bound() as caller:
                 caller.connect(("127.0.0.1", port))
                 [(_, first), *rest] = exchanged(transcript, stream)
@@ -209,7 +209,7 @@ def test_a_recorded_server_leads_back() -> None:
             words = ("-R", f"udp:{listen.ip}:{listen.port}:{near.ip}:{near.port}")
             async with forwards(*words, extensions=NONE) as there:
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(there.forwards.ask_remote())
+                    group.create_task(there.forwards.remote.ask())
                     asked = await there.next()
                     asked.confirm()
                 opening = asked.state.opening
