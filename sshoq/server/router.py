@@ -59,6 +59,7 @@ from sshoq.transport.packets import (
     connection_refused,
     new_name,
     parse_packet,
+    unasked_reset,
 )
 
 READ_BUDGET = 64
@@ -382,7 +383,6 @@ class Router:
             self._half_open -= 1
         for connection_id in process.routes:
             del self._routes[connection_id]
-        process.routes.clear()
         self._poll.unregister(fd)
         process.control.close()
 
@@ -393,18 +393,22 @@ class Router:
         with suppress(ChildProcessError):
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
                 process = self._by_pid.pop(ended[0], None)
-                if process is not None and _is_fault(ended[1]):
-                    self._tell_fault(process, ended[1])
+                if process is not None and os.WIFSIGNALED(ended[1]):
+                    self._tell_peer(process)
+                    if os.WTERMSIG(ended[1]) in DEADLY_FAULTS:
+                        self._tell_fault(process, os.WTERMSIG(ended[1]))
 
-    def _tell_fault(self, process: NetworkProcess, status: int) -> None:
-        number = os.WTERMSIG(status)
+    def _tell_peer(self, process: NetworkProcess) -> None:
+        """Who was killed could not say goodbye: the client is to hear of it now, not when it next
+        sends something. It knows some of the names; an address that was not shown gets nothing."""
+        where = Arrival(b"", process.peer, process.local_address)
+        for connection_id in process.routes if process.validated else ():
+            self._send(unasked_reset(self._reset_secret.key, connection_id), where)
+
+    def _tell_fault(self, process: NetworkProcess, number: int) -> None:
         self._main.send(NetworkProcessDied(*process.peer, number, process.validated))
         if not process.validated:
             self._suspicious_until = time.monotonic() + SUSPICION
-
-
-def _is_fault(status: int) -> bool:
-    return os.WIFSIGNALED(status) and os.WTERMSIG(status) in DEADLY_FAULTS
 
 
 def run_router(listener: socket.socket, to_main: socket.socket, number: int) -> int:

@@ -216,8 +216,15 @@ def stateless_reset(key: Key, connection_id: bytes, length: int) -> bytes | None
     loop).
     """
     size = min(length - 1, 2 * MIN_RESET_LENGTH)
-    if size < MIN_RESET_LENGTH:
-        return None
+    return _reset(key, connection_id, size) if size >= MIN_RESET_LENGTH else None
+
+
+def unasked_reset(key: Key, connection_id: bytes) -> bytes:
+    """For a connection that was lost with whoever had it, before its peer asks."""
+    return _reset(key, connection_id, 2 * MIN_RESET_LENGTH)
+
+
+def _reset(key: Key, connection_id: bytes, size: int) -> bytes:
     noise = bytearray(os.urandom(size - RESET_TOKEN_LENGTH))
     noise[0] = _FIXED | noise[0] & 0x3F
     return bytes(noise) + reset_token(key, connection_id)

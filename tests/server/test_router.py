@@ -233,6 +233,37 @@ def test_a_network_process_that_fails_is_told_of(
     theirs.close()
 
 
+@pytest.mark.parametrize("validated", [True, False])
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), signal.SIGKILL)", "os._exit(1)"])
+@pytest.mark.parametrize("is_forgotten", [True, False])
+def test_the_client_of_a_killed_process_hears_of_it(
+    stage: Stage, end: str, validated: bool, is_forgotten: bool
+) -> None:
+    """Whichever the router sees first, the end of the socket or of the process."""
+    pid = os.fork()
+    if pid == 0:
+        exec(end)
+    with peer() as client:
+        process, theirs = join(stage, client.getsockname(), pid)
+        process.validated = validated
+        names = [b"%08d" % number for number in range(3)]
+        for name in names:
+            stage.router._add_route(process, name)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        theirs.close()
+        if is_forgotten:
+            stage.router._forget(process)
+        stage.router._take_children()
+        stage.router._send(b"end", Arrival(b"", client.getsockname(), HOST))
+        heard = [client.recv(2048)]
+        while heard[-1] != b"end":
+            heard.append(client.recv(2048))
+    key = stage.router._reset_secret.key
+    told = validated and "kill" in end
+    assert {one[-16:] for one in heard[:-1]} == {reset_token(key, name) for name in names if told}
+    stage.router._forget(process)
+
+
 def test_a_datagram_from_port_0_is_as_if_it_had_not_come(stage: Stage) -> None:
     need_root()
     here = stage.listener.getsockname()
