@@ -10,11 +10,12 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 BACKLOG = 128
 
-LOOPBACK = ("127.0.0.1", "::1")
+# In the order in which getaddrinfo has them.
+LOOPBACK = ("::1", "127.0.0.1")
 WILDCARD = ("0.0.0.0", "::")
 FAMILIES = {"any": None, "inet": socket.AF_INET, "inet6": socket.AF_INET6}
 
@@ -46,20 +47,26 @@ def family_of(ip: str) -> socket.AddressFamily:
 
 
 def open_listeners(
-    addresses: Iterable[str], port: int, kind: socket.SocketKind, complain: Complain
+    addresses: Sequence[str],
+    port: int,
+    kind: socket.SocketKind,
+    complain: Complain,
+    mention: Complain,
 ) -> list[socket.socket]:
     """A socket for each literal address that can be had; all on one port, also if that is 0.
 
-    One is enough, as for OpenSSH. OSError, the last one, if there is none; `complain` hears of all.
+    One is enough, as for OpenSSH. OSError, the last one, if there is none. `complain` hears of the
+    last address, `mention` of the others: a machine that has but one family is nothing to tell.
     """
     sockets: list[socket.socket] = []
     failure = OSError(0, "no address to listen on")
-    for address in addresses:
+    for position, address in enumerate(addresses, 1):
         try:
             listener = listen_at(address, port, kind)
         except OSError as error:
             failure = error
-            complain(f"bind [{address}]:{port}: {error.strerror}")
+            tell = complain if position == len(addresses) else mention
+            tell(f"bind [{address}]:{port}: {error.strerror}")
             continue
         sockets.append(listener)
         port = listener.getsockname()[1]

@@ -47,7 +47,7 @@ def test_what_a_bind_address_stands_for(
 @pytest.mark.parametrize("kind", [TCP, UDP])
 def test_all_addresses_get_one_port(kind: socket.SocketKind) -> None:
     with ExitStack() as stack:
-        sockets = open_listeners(("127.0.0.1", "127.0.0.2"), 0, kind, pytest.fail)
+        sockets = open_listeners(("127.0.0.1", "127.0.0.2"), 0, kind, pytest.fail, pytest.fail)
         for listener in sockets:
             stack.enter_context(listener)
         names = [listener.getsockname() for listener in sockets]
@@ -56,20 +56,24 @@ def test_all_addresses_get_one_port(kind: socket.SocketKind) -> None:
         assert not any(listener.getblocking() for listener in sockets)
 
 
-def test_one_address_is_enough_and_the_others_are_told() -> None:
+@pytest.mark.parametrize("is_last", [False, True])
+def test_one_address_is_enough_and_the_last_is_missed_most(is_last: bool) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         complaints: list[str] = []
-        addresses = ("127.0.0.1", "127.0.0.2")
-        [listener] = open_listeners(addresses, port, TCP, complaints.append)
+        mentions: list[str] = []
+        addresses = ("127.0.0.2", "127.0.0.1") if is_last else ("127.0.0.1", "127.0.0.2")
+        [listener] = open_listeners(addresses, port, TCP, complaints.append, mentions.append)
         with listener:
             assert listener.getsockname() == ("127.0.0.2", port)
-        assert complaints == [f"bind [127.0.0.1]:{port}: Address already in use"]
+        told, silent = (complaints, mentions) if is_last else (mentions, complaints)
+        assert told == [f"bind [127.0.0.1]:{port}: Address already in use"]
+        assert silent == []
 
 
 def test_no_address_is_an_error() -> None:
     with pytest.raises(OSError, match="assign") as caught:
-        open_listeners(("192.0.2.1",), 0, TCP, lambda text: None)
+        open_listeners(("192.0.2.1",), 0, TCP, lambda text: None, pytest.fail)
     assert caught.value.errno == errno.EADDRNOTAVAIL
 
 
@@ -136,7 +140,7 @@ ON_LOOPBACK_ALONE = """\
 import socket
 from sshoq.listening import open_listeners
 try:
-    open_listeners(["239.192.7.7"], 5555, socket.SOCK_DGRAM, print)
+    open_listeners(["239.192.7.7"], 5555, socket.SOCK_DGRAM, print, print)
 except OSError as error:
     print(error.strerror)
 """

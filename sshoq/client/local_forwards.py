@@ -111,7 +111,8 @@ class LocalForwards:
         self, forward: Forward, kind: socket.SocketKind
     ) -> list[socket.socket]:
         addresses = await self._addresses(forward)
-        sockets = open_listeners(addresses, forward.listen_port or 0, kind, self._log.error)
+        port, log = forward.listen_port or 0, self._log
+        sockets = open_listeners(addresses, port, kind, log.error, log.verbose)
         for listener in sockets:
             self._log.debug(f"Local forwarding listening on {listener.getsockname()!r}.")
         return sockets

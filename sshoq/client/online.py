@@ -226,14 +226,20 @@ class _Run:
         if background.is_master and not self._options.fork_after_authentication:
             background.stay()
             return True
+        if self._session is None and self._options.stdio_forward is None:
+            self._let_go_of_streams()
         return background.detach()
 
     def _leave_to_serve(self, background: Background) -> bool:
         is_wanted = self._session is not None or self._options.stdio_forward is not None
         self._session = None  # it is the parent's, who will be our client
         self._log.debug("forking to background")
-        lead_nowhere(0, 1, *(() if self._log.level >= DEBUG1 else (2,)))
+        self._let_go_of_streams()
         return background.detach(Word.SHARE if is_wanted else Word.LEAVE)
+
+    def _let_go_of_streams(self) -> None:
+        """Whoever reads what we print waits for the end of it, and must not wait for ours."""
+        lead_nowhere(0, 1, *(() if self._log.level >= DEBUG1 else (2,)))
 
     async def _work(
         self, client: ClientConversation, forwards: "Forwards | None", master: "Master | None"
@@ -255,7 +261,10 @@ class _Run:
         """The session is over; what came through the forwardings goes on, as with ssh, and so do
         the clients that share our connection. Whoever reads our output learns that there will be
         no more."""
-        lead_nowhere(0, 1)
+        if self._options.fork_after_authentication:
+            self._let_go_of_streams()
+        else:
+            lead_nowhere(0, 1)
         async with asyncio.TaskGroup() as group:
             drained = group.create_task(others.drained())
             waiting = group.create_task(wait_without_session(client.gone, self._log))

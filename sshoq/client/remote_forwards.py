@@ -125,7 +125,8 @@ class RemoteForwards:
             raise Unsupported(f"{forward.listen_text()}: this server cannot listen there")
         if not forward.listen_port:
             raise Unsupported("this server cannot tell which port it chose")
-        [address, *_] = addresses_for(_address_to_ask(forward), gateway=False)
+        addresses = addresses_for(_address_to_ask(forward), gateway=False)
+        address = min(addresses, key=lambda one: ":" in one)  # it takes one: rather IPv4's
         try:
             [(_, found), *_] = await look_up(address, 0)
         except OSError as error:
@@ -159,7 +160,7 @@ class RemoteForwards:
         if forward.listen_port == 0 and forward.listen_path is None:
             target = forward.connect_path or f"{forward.connect_host}:{forward.connect_port}"
             if forward.dynamic:
-                target = "[socks]:0"
+                target = "socks:0"
             self._log.info(f"Allocated port {port} for remote forward to {target}")
         self._log.debug(f"remote forward success for: listen {forward.listen_text()}")
         self._standing.append((forward, port, channel))

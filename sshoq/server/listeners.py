@@ -122,7 +122,7 @@ class Listeners:
     def _bind(self, request: Listen, addresses: tuple[str, ...]) -> None:
         try:
             sockets = open_listeners(
-                addresses[:MAX_FAMILIES], request.port, KINDS[request.kind], log.debug
+                addresses[:MAX_FAMILIES], request.port, KINDS[request.kind], log.debug, log.debug
             )
         except OSError as error:
             self._refuse(request.channel, error.strerror or str(error))

@@ -400,7 +400,7 @@ def test_a_target_that_refuses_is_told_on_both_sides() -> None:
     [
         ("0:far.test:80", TcpipForward("localhost", 0), "to far.test:80"),
         ("*:0:far.test:80", TcpipForward("", 0), "to far.test:80"),
-        ("0", TcpipForward("localhost", 0), "to [socks]:0"),
+        ("0", TcpipForward("localhost", 0), "to socks:0"),
         ("[::1]:8080:far.test:80", TcpipForward("::1", 8080), None),
         ("/far/s:/near/s", StreamlocalForward("/far/s"), None),
     ],

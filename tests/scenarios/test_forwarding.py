@@ -17,13 +17,14 @@ from pathlib import Path
 import pytest
 
 from tests.accounts import Account
-from tests.processes import wait_until
+from tests.processes import end_process, processes_with, wait_until
 from tests.programs import Client, Programs, free_port
 from tests.scenarios.conftest import ClientFactory, ServerFactory
 
 pytestmark = pytest.mark.privileged
 
 BLOB = os.urandom(1 << 20)
+MARK = "SSHOQ_TEST_FORWARDING"
 
 
 class Echo(socketserver.BaseRequestHandler):
@@ -342,6 +343,20 @@ def test_the_client_goes_to_the_background_after_login(
     assert ask(port, b"x") == b"echo:x"
     running.unlink()
     wait_until(lambda: not is_open(port), 30, "the client in the background has ended")
+
+
+def test_a_forwarding_in_the_background_holds_nobodys_pipe(client: Client, echo_port: int) -> None:
+    """$(ssh -fN …) in a script is over once the forwarding stands."""
+    port = free_port("tcp")
+    flags = ["-fN", "-L", f"{port}:127.0.0.1:{echo_port}", "-o", "ExitOnForwardFailure=yes"]
+    mark = f"{client.server.programs.name}-{port}"
+    try:
+        done = client.run(flags=flags, env={MARK: mark})
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+        assert ask(port, b"x") == b"echo:x"
+    finally:
+        for process in processes_with(MARK, mark):
+            end_process(process)
 
 
 def is_open(port: int) -> bool:

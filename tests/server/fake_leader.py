@@ -129,7 +129,7 @@ class FakeLeader:
         if self.refusal is not None:
             raise self.refusal
         self.listened.append(request)
-        sockets = open_listeners(["127.0.0.1"], 0, _socket_type(request), print)
+        sockets = open_listeners(["127.0.0.1"], 0, _socket_type(request), print, print)
         port = sockets[0].getsockname()[1]
         self.ports.put_nowait(port)
         return [listener.detach() for listener in sockets], port
@@ -140,7 +140,7 @@ class FakeLeader:
         if self.agent_listens:
             return []
         self.agent_listens = True
-        [listener] = open_listeners(["127.0.0.1"], 0, socket.SOCK_STREAM, print)
+        [listener] = open_listeners(["127.0.0.1"], 0, socket.SOCK_STREAM, print, print)
         self.agent_port = listener.getsockname()[1]
         return [listener.detach()]
 
@@ -148,7 +148,7 @@ class FakeLeader:
         if self.refusal is not None:
             raise self.refusal
         self.displays.append(request)
-        sockets = open_listeners(["127.0.0.1", "::1"], 0, socket.SOCK_STREAM, print)
+        sockets = open_listeners(["127.0.0.1", "::1"], 0, socket.SOCK_STREAM, print, print)
         self.ports.put_nowait(sockets[0].getsockname()[1])
         return [listener.detach() for listener in sockets]
 
