@@ -11,7 +11,7 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from sshoq.server import main, sandbox
+from sshoq.server import main, routers, sandbox
 from sshoq.server.config import ServerConfig
 from sshoq.server.connection import ConnectionFacts
 from sshoq.server.identity import Identity
@@ -140,9 +140,7 @@ class FailingSocket(PrivsepSocket):
 
 
 if __name__ == "__main__":
-    vars(main)["PrivsepSocket"] = FailingSocket
+    vars(routers)["PrivsepSocket"] = FailingSocket
     sandbox.prepare_sandbox = lambda: None  # nothing here runs as the service user
-    main._MODES["serve"] = lambda invocation: main.Server(
-        invocation, fake_monitor, FAKE_ROUTER
-    ).run()
+    main._MODES["serve"] = lambda invocation: main.serve(invocation, fake_monitor, FAKE_ROUTER)
     sys.exit(main.main())

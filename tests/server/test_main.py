@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from sshoq.server import log
+from sshoq.server.control_poll import ControlPoll
 from sshoq.server.identity import Identity
 from sshoq.server.main import Server
+from sshoq.server.routers import Routers
 
 FAKE = str(Path(__file__).with_name("fake_server.py"))
 ROOT = str(Path(__file__).parents[2])
@@ -464,7 +466,7 @@ def test_closed_standard_descriptors_are_opened_before_anything_else(tmp_path: P
     code = f"""\
 import os
 os.closerange(0, 3)
-from sshoq.server.main import fill_standard_descriptors
+from sshoq.server.daemon import fill_standard_descriptors
 fill_standard_descriptors()
 found = [(os.readlink(f"/proc/self/fd/{{fd}}"), os.get_inheritable(fd)) for fd in range(3)]
 free = os.dup(0)
@@ -479,7 +481,7 @@ def test_a_machine_without_a_system_call_filter_is_told_so(
 ) -> None:
     monkeypatch.setattr("platform.machine", lambda: "pdp11")
     server = Server.__new__(Server)
-    server._listeners = {}
+    server._routers = Routers(ControlPoll(), server._hear_router, "")
     server._identity = Identity(())
     log.to_stderr(log.INFO)
     server._announce_addresses()
