@@ -67,8 +67,11 @@ class Client:
 
 
 class There:
-    def __init__(self, forwards: Forwards, server: Party, lines: list[str]) -> None:
+    def __init__(
+        self, forwards: Forwards, client: Party, server: Party, lines: list[str]
+    ) -> None:
         self.forwards = forwards
+        self.client = client
         self.server = server
         self.lines = lines
 
@@ -107,7 +110,7 @@ async def forwards(
             if extensions is NONE:  # a Go server may open channels once it has seen one
                 party.conversation.open_channel(Session())
                 await server.arrived.get()
-            yield There(made, server, lines)
+            yield There(made, party, server, lines)
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:

@@ -185,7 +185,8 @@ def test_a_recorded_server_is_asked_as_by_the_go_client(name: str) -> None:
                 channel.confirm()
                 assert await arrived.get() == first
                 for sender, payload in rest:
-                    await room_for(there.server, channel, payload)
+                    party = there.client if sender == "client" else there.server
+                    await room_for(party, channel, payload)
                     if sender == "client":
                         caller.send(payload)
                         assert await arrived.get() == payload

@@ -268,7 +268,7 @@ def test_a_port_is_listened_on_and_told(desk: Desk) -> None:
     names = [listener.getsockname() for listener in sockets]
     for listener in sockets:
         listener.close()
-    assert names[0] == ("127.0.0.1", message.port)
+    assert ("127.0.0.1", message.port) in names
     assert {name[1] for name in names} == {message.port}
 
 
@@ -479,15 +479,15 @@ def test_low_ports_are_roots(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("gateway", "host", "addresses"),
     [
-        ("no", "", ("127.0.0.1", "::1")),
-        ("no", "192.0.2.1", ("127.0.0.1", "::1")),
+        ("no", "", ("::1", "127.0.0.1")),
+        ("no", "192.0.2.1", ("::1", "127.0.0.1")),
         ("no", "127.0.0.1", ("127.0.0.1",)),
-        ("no", "239.1.2.3", ("127.0.0.1", "::1")),
+        ("no", "239.1.2.3", ("::1", "127.0.0.1")),
         ("yes", "localhost", ("0.0.0.0", "::")),
         ("yes", "239.1.2.3", ("239.1.2.3",)),
         ("clientspecified", "ff15::1", ("ff15::1",)),
         ("clientspecified", "", ("0.0.0.0", "::")),
-        ("clientspecified", "localhost", ("127.0.0.1", "::1")),
+        ("clientspecified", "localhost", ("::1", "127.0.0.1")),
         ("clientspecified", "192.0.2.1", ("192.0.2.1",)),
     ],
 )
