@@ -19,7 +19,7 @@ from sshoq.client.log import Log, write_fully
 from sshoq.client.signals import ENDING, catching
 from sshoq.client.terminal import Size, Terminal, terminal_modes, window_size
 from sshoq.forwarding.forwarder import standard_sink, standard_source
-from sshoq.forwarding.relay import Source, pump
+from sshoq.forwarding.relay import Source, Take, pump
 from sshoq.protocol.extensions import Extension
 from sshoq.protocol.messages import (
     FORWARD_AGENT,
@@ -484,6 +484,9 @@ class _InputSink:
         self._typed = typed
         self._end = end
 
+    def take(self, data: bytes | memoryview) -> bytes | memoryview:
+        return self._keys.take(self._typed(data))
+
     async def write(self, data: bytes | memoryview) -> None:
         await self._keys.write(self._typed(data))
 
@@ -508,9 +511,9 @@ class _EscapedSource:
         self._escapes = escapes
         self._obey = obey
         self._last = last
-        self._items: deque[bytes | Command] = deque()
+        self._items: deque[bytes | memoryview | Command] = deque()
 
-    async def read(self) -> bytes:
+    async def read(self, take: Take | None = None) -> bytes | memoryview:
         """What was typed before a command goes out before the command is obeyed."""
         while True:
             while self._items:

@@ -12,6 +12,7 @@ class _Output:
 
     def __init__(self, fd: int) -> None:
         self._sink: FdSink = standard_sink(fd)
+        self.take = self._sink.take
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def write(self, data: bytes | memoryview) -> None:

@@ -19,6 +19,7 @@ class _Output:
 
     def __init__(self) -> None:
         self._sink: FdSink = standard_sink(1)
+        self.take = self._sink.take
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def write(self, data: bytes | memoryview) -> None:

@@ -14,6 +14,7 @@ import stat
 import struct
 from contextlib import suppress
 
+from sshoq.forwarding.relay import Take
 from sshoq.transport.channel import SinkClosed
 
 READ_SIZE = 128 * 1024
@@ -67,14 +68,16 @@ class FdSource(_Descriptor):
     """Reads a descriptor. A hung-up pty or a reset socket is an end like any other.
 
     What comes while a task waits is read at once, by the loop, which goes on watching: most often
-    the task soon waits again. If nobody does when more comes, the watch ends.
+    it can be passed on there and then, or the task soon waits again. If nobody does when more
+    comes, the watch ends.
     """
 
     def __init__(self, fd: int, *, owned: bool = True, size: int = READ_SIZE) -> None:
         super().__init__(fd, owned=owned)
         self._size = size
         self._draining = False
-        self._arrival: asyncio.Future[bytes | None] | None = None
+        self._pass_on: Take | None = None
+        self._arrival: asyncio.Future[bytes | memoryview | None] | None = None
         self._watching: asyncio.AbstractEventLoop | None = None
 
     def drain(self) -> None:
@@ -87,9 +90,10 @@ class FdSource(_Descriptor):
         """What can be read without waiting; nothing says nothing."""
         return (self._take() or b"") if self._non_blocking else b""
 
-    async def read(self) -> bytes:
+    async def read(self, take: Take | None = None) -> bytes | memoryview:
         """At most one task at a time."""
-        data = self._take() if self._non_blocking else None
+        data: bytes | memoryview | None = self._take() if self._non_blocking else None
+        self._pass_on = take
         while data is None and not self._closed:
             data = await self._next()
         return data or b""
@@ -107,7 +111,7 @@ class FdSource(_Descriptor):
                 return b""
             raise
 
-    async def _next(self) -> bytes | None:
+    async def _next(self) -> bytes | memoryview | None:
         """What comes next; None: nothing, but perhaps there is something to be taken now."""
         if not self._pollable:
             await asyncio.sleep(0)
@@ -120,7 +124,7 @@ class FdSource(_Descriptor):
                 self._pollable = False
                 return None
             self._watching = loop
-        arrival: asyncio.Future[bytes | None] = loop.create_future()
+        arrival: asyncio.Future[bytes | memoryview | None] = loop.create_future()
         self._arrival = arrival
         try:
             return await arrival
@@ -132,13 +136,17 @@ class FdSource(_Descriptor):
         if arrival is None or arrival.done():
             self._stop_watching()
             return
+        rest: bytes | memoryview | None
         try:
-            data = self._take()
-        except OSError as error:
-            arrival.set_exception(error)
+            rest = data = self._take()
+            if data and self._pass_on is not None and not self._draining:
+                rest = self._pass_on(data) or None
+        except (OSError, SinkClosed) as error:
+            if not arrival.done():
+                arrival.set_exception(error)
             return
-        if data is not None:
-            arrival.set_result(data)
+        if rest is not None and not arrival.done():
+            arrival.set_result(rest)
 
     def _stop_watching(self) -> None:
         if self._watching is not None:
@@ -152,6 +160,11 @@ class FdSource(_Descriptor):
 
     def _read_now(self) -> bytes:
         return os.read(self._fd, self._size)
+
+
+def _sink_error(error: OSError) -> Exception:
+    """What a failed write means."""
+    return SinkClosed(os.strerror(error.errno)) if error.errno in _READER_GONE else error
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:
@@ -192,6 +205,17 @@ class FdSink(_Descriptor):
             _wake(self._room)
             asyncio.get_running_loop().remove_writer(self._fd)
 
+    def take(self, data: bytes | memoryview) -> bytes | memoryview:
+        if self._closed or not self._non_blocking:
+            return data
+        try:
+            written = self._write_now(data)
+        except BlockingIOError:
+            return data
+        except OSError as error:
+            raise _sink_error(error) from None
+        return memoryview(data)[written:] if written < len(data) else b""
+
     async def write(self, data: bytes | memoryview) -> None:
         view = memoryview(data)
         while view:
@@ -210,11 +234,9 @@ class FdSink(_Descriptor):
             await self._wait()
             return 0
         except OSError as error:
-            if error.errno in _READER_GONE:
-                raise SinkClosed(os.strerror(error.errno)) from None
-            raise
+            raise _sink_error(error) from None
 
-    def _write_now(self, view: memoryview) -> int:
+    def _write_now(self, view: bytes | memoryview) -> int:
         return os.write(self._fd, view)
 
     async def write_eof(self) -> None:
@@ -284,7 +306,7 @@ class _SharedSocketSink(FdSink):
         self._end = end
         self._non_blocking = True
 
-    def _write_now(self, view: memoryview) -> int:
+    def _write_now(self, view: bytes | memoryview) -> int:
         return self._end.send(view, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from typing import Protocol
 from sshoq.file_frames import MAX_FRAME, MAX_REQUEST, FrameCutter, FrameError
 from sshoq.forwarding.forwarder import SocketEnd
 from sshoq.forwarding.joint import join
-from sshoq.forwarding.relay import Source
+from sshoq.forwarding.relay import Source, Take
 from sshoq.protocol.channel import ChannelEvent, Data
 from sshoq.protocol.messages import RefusalReason
 from sshoq.protocol.outcome import ProtocolError
@@ -75,7 +75,8 @@ class FilesHost:
         try:
             greeting = await end.source.read()
             if greeting != FilesServed.READY:
-                raise Refused(greeting[:MAX_REASON].decode("utf-8", "replace") or "open failed")
+                reason = bytes(greeting[:MAX_REASON]).decode("utf-8", "replace")
+                raise Refused(reason or "open failed")
         except BaseException:
             end.close()
             raise
@@ -99,7 +100,7 @@ class _FramedSource:
         self._cutter = FrameCutter(MAX_FRAME)
         self._pieces: deque[memoryview] = deque()
 
-    async def read(self) -> bytes | memoryview:
+    async def read(self, take: Take | None = None) -> bytes | memoryview:
         if not self._pieces:
             with suppress(FrameError):  # it is the user's own, and so is what comes of it
                 self._pieces.extend(self._cutter.cut(await self._source.read()))

@@ -43,6 +43,12 @@ LEAST_CHAFF = 4
 SMALL = 4096
 """Pieces of data up to this size are joined while they wait."""
 
+MOST_PROMPT = 1024
+"""Bytes that somebody may be waiting for: they leave at once when they are all there is."""
+
+Take = Callable[[Buffer], Buffer]
+"""Takes what there is room for, and returns the rest."""
+
 _Item = TypeVar("_Item")
 
 
@@ -91,6 +97,15 @@ class Line(Generic[_Item]):
     def replace_last(self, item: _Item) -> None:
         self._items[-1] = item
 
+    def is_awaited(self) -> bool:
+        """Whether the next item goes to a reader who is waiting already."""
+        return self._waiter is not None and not self._waiter.done()
+
+    def fail(self, failure: Exception) -> None:
+        """Raise it where the reader waits."""
+        if self._waiter is not None:
+            self._waiter.set_exception(failure)
+
     async def next(self) -> _Item | None:
         while not self._items:
             if self._ended:
@@ -124,6 +139,9 @@ class Channel:
         self._datagram_receiver: Callable[[bytes], None] | None = None
         self._lent = 0
         self._extended_lent = 0
+        self._take: Take | None = None
+        self._take_extended: Take | None = None
+        self._kept = 0
         self._loop = asyncio.get_running_loop()
         self.last_used = self._loop.time()
         """When data last moved, either way."""
@@ -164,18 +182,21 @@ class Channel:
 
     # ------------------------------------------------------------------ reading
 
-    async def read(self) -> Buffer:
-        """The next data, empty at their end. What the previous call gave counts as consumed."""
+    async def read(self, take: Take | None = None) -> Buffer:
+        """The next data, empty at their end. What the previous call gave counts as consumed.
+        `take` as a Source's."""
         self._repay()
+        self._take = take
         piece = await self._data.next()
         if piece is None:
             return b""
         self._lent = len(piece)
         return piece
 
-    async def read_extended(self) -> Buffer:
+    async def read_extended(self, take: Take | None = None) -> Buffer:
         """The same of stderr."""
         self._repay_extended()
+        self._take_extended = take
         piece = await self._extended.next()
         if piece is None:
             return b""
@@ -213,6 +234,14 @@ class Channel:
         self.last_used = self._loop.time()
         self._send(self.state.data(data))
         await self._drained()
+
+    def take(self, data: Buffer) -> Buffer:
+        """Send data, all or nothing, from a callback of the event loop. SinkClosed."""
+        if self._sending and self.is_crowded():
+            return data
+        self.last_used = self._loop.time()
+        self._send(self.state.data(data), promptly=len(data) <= MOST_PROMPT)
+        return b""
 
     def write_now(self, data: Buffer) -> None:
         """Send a few bytes, without waiting for room. SinkClosed."""
@@ -257,10 +286,10 @@ class Channel:
         """Answer the oldest request that wants it. Nothing where the peer knows no answers."""
         self._send(self.state.reply(success))
 
-    def _send(self, buffers: list[Buffer], *, fin: bool = False) -> None:
+    def _send(self, buffers: list[Buffer], *, fin: bool = False, promptly: bool = False) -> None:
         if not self._sending:
             raise SinkClosed("the channel has ended")
-        self._conversation.write(self.stream_id, buffers, fin=fin)
+        self._conversation.write(self.stream_id, buffers, fin=fin, promptly=promptly)
 
     async def _drained(self) -> None:
         while self._sending and self.is_crowded():
@@ -350,16 +379,12 @@ class Channel:
             return
         events = self.state.receive(data, fin)
         self.last_used = self._loop.time()
-        payload = 0
+        self._kept = 0
         for event in events:
-            if isinstance(event, Data | ExtendedData):
-                payload += len(event.payload)
             if self.watcher is None or self.watcher(event):
                 _SORT[type(event)](self, event)
-            elif isinstance(event, Data | ExtendedData):
-                payload -= len(event.payload)
-        # What is not payload, or goes no further, has been acted upon.
-        self._conversation.consumed(self.stream_id, len(data) - payload)
+        # What waits for nobody has been acted upon.
+        self._conversation.consumed(self.stream_id, len(data) - self._kept)
 
     def peer_reset(self, code: int) -> None:
         """RESET_STREAM: nothing more comes, and what waits may still be read."""
@@ -372,18 +397,24 @@ class Channel:
         self._end_sending(f"stopped by the peer ({code:#x})")
 
     def _sort_data(self, event: Data) -> None:
+        payload = _pass_on(event.payload, self._data, self._take)
+        if not payload:
+            return
+        self._kept += len(payload)
         last = self._data.last()
-        if last is not None and len(last) + len(event.payload) <= SMALL:
+        if last is not None and len(last) + len(payload) <= SMALL:
             # Keystrokes that nobody reads must not cost a hundred bytes each.
-            self._data.replace_last(bytes(last) + event.payload)
+            self._data.replace_last(bytes(last) + payload)
         else:
-            self._data.put(event.payload)
+            self._data.put(payload)
 
     def _sort_extended(self, event: ExtendedData) -> None:
-        if event.kind == STDERR:
-            self._extended.put(event.payload)
-        else:  # RFC 4254 5.2 knows one kind; the Go programs drop others, too
-            self._conversation.consumed(self.stream_id, len(event.payload))
+        if event.kind != STDERR:
+            return  # RFC 4254 5.2 knows one kind; the Go programs drop others, too
+        payload = _pass_on(event.payload, self._extended, self._take_extended)
+        if payload:
+            self._kept += len(payload)
+            self._extended.put(payload)
 
     def _sort_request(self, event: Requested) -> None:
         if len(self._requests) >= MAX_WAITING_REQUESTS:
@@ -434,6 +465,18 @@ _SORT: dict[type[ChannelEvent], Callable[[Channel, ChannelEvent], None]] = {
 }
 
 
+def _pass_on(payload: Buffer, line: Line[Buffer], take: Take | None) -> Buffer:
+    """What of it has to wait in line: a reader who waits there already may have it taken at once.
+    """
+    if take is None or not line.is_awaited():
+        return payload
+    try:
+        return take(payload)
+    except (SinkClosed, OSError) as failure:
+        line.fail(failure)
+        return b""
+
+
 def _fail(waiting: "asyncio.Future[Any]", failure: Exception) -> None:
     """Tell whoever waits, if anybody does: a failure that nobody fetches is not to be reported."""
     if not waiting.done():
@@ -449,6 +492,7 @@ class DataSink:
     def __init__(self, channel: Channel, eof: Callable[[], None]) -> None:
         self._channel = channel
         self._eof = eof
+        self.take = channel.take
 
     async def write(self, data: bytes | memoryview) -> None:
         await self._channel.write(data)
@@ -463,6 +507,9 @@ class ExtendedSink:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
 
+    def take(self, data: bytes | memoryview) -> bytes | memoryview:
+        return data  # it comes rarely
+
     async def write(self, data: bytes | memoryview) -> None:
         await self._channel.write_extended(data)
 
@@ -476,5 +523,5 @@ class ExtendedSource:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
 
-    async def read(self) -> Buffer:
-        return await self._channel.read_extended()
+    async def read(self, take: Take | None = None) -> Buffer:
+        return await self._channel.read_extended(take)

@@ -65,6 +65,10 @@ ROUNDS_KEPT = 3
 WAKE_NUMERATOR, WAKE_DENOMINATOR = 3, 4
 """Of the share: the part at which a writer is woken. Less, and a lossy path runs dry."""
 
+LULL = 5e-5
+"""Seconds since something left last: what was read before is one of many in this round of the event
+loop, and they leave together."""
+
 PROBES = 4
 PROBE_INTERVAL = 0.5
 """When the network says that nobody listens at the peer's port, which may be wrong or forged: ask
@@ -129,6 +133,8 @@ class Conversation:
         self._transport = UdpTransport(self._loop, udp, self._receive_batches, self._unreachable)
         self._timer: asyncio.TimerHandle | None = None
         self._flush_handle: asyncio.Handle | None = None
+        self._flushed_at = 0.0
+        self._in_turn = False
         self._probe: asyncio.TimerHandle | None = None
         self._probes_left = 0
         self._greeted = False
@@ -163,15 +169,26 @@ class Conversation:
 
     def _turn(self) -> None:
         """After anything came in: act on it, let writers go on, send what is due."""
-        while (event := self.engine.next_event()) is not None:
-            self._handle(event)
-        self._wake_writers()
+        self._in_turn = True
+        try:
+            while (event := self.engine.next_event()) is not None:
+                self._handle(event)
+            self._wake_writers()
+        finally:
+            self._in_turn = False
         self.flush()
 
     def flush_soon(self) -> None:
         """Send what is due once the present callbacks have run: one flight for all of them."""
-        if self._flush_handle is None and not self._over.done():
+        if self._flush_handle is None and not (self._in_turn or self._over.done()):
             self._flush_handle = self._loop.call_soon(self.flush)
+
+    def _flush_promptly(self) -> None:
+        """Send at once what a callback of the event loop has read, unless it is one of many."""
+        if self._in_turn or self._loop.time() < self._flushed_at + LULL:
+            self.flush_soon()
+        else:
+            self.flush()
 
     def flush(self) -> None:
         if self._flush_handle is not None:
@@ -187,6 +204,7 @@ class Conversation:
             self._shut_down()
         else:
             self._set_timer()
+            self._flushed_at = self._loop.time()
 
     def _set_timer(self) -> None:
         """What is due moves on with each packet. The timer may expire too early: that is rarer, and
@@ -252,7 +270,14 @@ class Conversation:
 
     # ------------------------------------------------------------------ what channels do
 
-    def write(self, stream_id: int, buffers: Sequence[Buffer], *, fin: bool = False) -> None:
+    def write(
+        self,
+        stream_id: int,
+        buffers: Sequence[Buffer],
+        *,
+        fin: bool = False,
+        promptly: bool = False,
+    ) -> None:
         """Queue bytes on a channel's stream. After the end of either they go nowhere."""
         try:
             for buffer in buffers:
@@ -261,7 +286,10 @@ class Conversation:
                 self.engine.write(stream_id, b"", fin=True)
         except StreamClosed:
             return  # its STOP_SENDING or the connection's end is on its way to the channel
-        self.flush_soon()
+        if promptly:
+            self._flush_promptly()
+        else:
+            self.flush_soon()
 
     def take_datagrams(self, channel: Channel) -> list[bytes]:
         """Those that came ahead of their channel; later ones go to it."""
@@ -284,7 +312,8 @@ class Conversation:
         """Whether as much is under way as the channel may have; its writer is woken when some of
         that has arrived.
         """
-        if self.engine.buffered(stream_id) < self._share(stream_id):
+        buffered = self.engine.buffered(stream_id)
+        if buffered < LEAST_SHARE or buffered < self._share(stream_id):
             return False
         self._crowded.add(stream_id)
         return True

@@ -24,6 +24,7 @@ from sshoq.client.display import (
 from sshoq.client.log import Log
 from sshoq.config.options import Options
 from sshoq.config.usage import DEBUG2
+from sshoq.forwarding.relay import Take
 from sshoq.forwarding.x11 import X11Error
 from sshoq.protocol.messages import X11Req
 from tests.client.test_forwards import options_of
@@ -229,7 +230,7 @@ class Said:
     def __init__(self, data: bytes) -> None:
         self._data = data
 
-    async def read(self) -> bytes:
+    async def read(self, take: Take | None = None) -> bytes:
         data, self._data = self._data, b""
         return data
 

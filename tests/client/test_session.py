@@ -77,7 +77,7 @@ class FakeConversation:
     def prefer(self, stream_id: int) -> None:
         self.preferred.append(stream_id)
 
-    def write(self, stream_id: int, buffers: list[Buffer], *, fin: bool = False) -> None:
+    def write(self, stream_id: int, buffers: list[Buffer], fin: bool = False, **_: bool) -> None:
         for event in self.server.receive(b"".join(buffers), fin):
             if isinstance(event, Data):
                 event = Data(bytes(event.payload))

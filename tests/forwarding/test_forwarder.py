@@ -215,7 +215,7 @@ def test_shared_descriptors_keep_their_flags(kind: str) -> None:
         ends = makers[kind]()
         source, sink = standard_source(ends[0]), standard_sink(ends[1])
         await sink.write(b"hello\n")
-        assert (await source.read()).strip() == b"hello"
+        assert bytes(await source.read()).strip() == b"hello"
         assert all(os.get_blocking(end) for end in ends)
         source.close()
         sink.close()

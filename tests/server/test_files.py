@@ -106,10 +106,10 @@ def test_each_frame_begins_a_message_for_a_go_client(tmp_path: Path) -> None:
             written = bytearray()
             really_write = there.server.conversation.write
 
-            def write(stream_id: int, buffers: list[Buffer], *, fin: bool = False) -> None:
+            def write(stream_id: int, buffers: list[Buffer], **how: bool) -> None:
                 if stream_id == channel.stream_id:
                     written.extend(b"".join(buffers))
-                really_write(stream_id, buffers, fin=fin)
+                really_write(stream_id, buffers, **how)
 
             there.server.conversation.write = write  # type: ignore[assignment,method-assign]
             channel = open_files(there)

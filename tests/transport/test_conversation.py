@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from sshoq.protocol.channel import Chaff, ChannelEvent, Data
+from sshoq.protocol.channel import Buffer, Chaff, ChannelEvent, Data
 from sshoq.protocol.extensions import NONE
 from sshoq.protocol.messages import Exec, ExitStatus, PtyReq, Session, Shell, WindowChange
 from sshoq.transport.channel import Channel, ChannelClosed, ChannelRefused, SinkClosed
@@ -78,6 +78,79 @@ def test_a_large_transfer_arrives_unchanged(direction: str) -> None:
                 group.create_task(send())
             digests = {hashlib.sha256(data).digest() for data in (payload, received.result())}
             assert len(digests) == 1
+
+    run(main)
+
+
+def test_a_reader_that_takes_at_once_gets_everything_in_order() -> None:
+    """Now and then it takes a part, or nothing; the credit for what it took is given back."""
+    payload = os.urandom(3 * CHANNEL_SHARE)
+    received = bytearray()
+    ways = {"taken": 0, "read": 0}
+
+    def take(data: Buffer) -> Buffer:
+        ways["taken"] += 1
+        count = (len(data), len(data) // 2, 0)[ways["taken"] % 3]
+        received.extend(data[:count])
+        return data[count:]
+
+    async def receive(channel: Channel) -> None:
+        while data := await channel.read(take):
+            ways["read"] += 1
+            received.extend(data)
+
+    async def main() -> None:
+        async with logged_in() as (client, server):
+            ours, theirs = await open_session(client, server)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(receive(theirs))
+                for start in range(0, len(payload), 1000):
+                    await ours.write(payload[start : start + 1000])
+                ours.write_eof()
+        assert received == payload
+        assert all(ways.values())
+
+    run(main)
+
+
+def test_what_taking_raises_is_raised_where_the_reader_waits() -> None:
+    def take(data: Buffer) -> Buffer:
+        raise SinkClosed("nobody there")
+
+    async def main() -> None:
+        async with logged_in() as (client, server):
+            ours, theirs = await open_session(client, server)
+            for reading, write in (
+                (theirs.read, ours.write),
+                (ours.read_extended, theirs.write_extended),
+            ):
+                waiting = asyncio.ensure_future(reading(take))
+                await asyncio.sleep(0)
+                await write(b"lost")
+                with pytest.raises(SinkClosed, match="nobody there"):
+                    await waiting
+                await write(b"more")
+                assert bytes(await reading()) == b"more"
+
+    run(main)
+
+
+def test_nothing_is_taken_where_too_much_is_under_way() -> None:
+    """A channel as a sink: what `take` leaves is for `write`, which waits."""
+
+    async def main() -> None:
+        async with logged_in() as (client, server):
+            ours, theirs = await open_session(client, server)
+            sent = 0
+            while ours.take(bytes(65536)) == b"":
+                sent += 65536
+            assert CHANNEL_SHARE <= sent <= 2 * CHANNEL_SHARE
+            received = 0
+            while received < sent:
+                received += len(await theirs.read())
+            ours.close()
+            with pytest.raises(SinkClosed):
+                ours.take(b"x")
 
     run(main)
 
