@@ -553,6 +553,8 @@ class _Reader:
             raise BadLine("Include directive not supported as a command-line option")
         if place.depth >= MAX_INCLUDE_DEPTH:
             raise BadLine("Too many recursive configuration includes")
+        if not line.words:
+            raise BadValue(f"{line.keyword} missing filename argument")
         for word in line.words:
             if not word:
                 raise BadLine(f"keyword {line.keyword} empty argument")

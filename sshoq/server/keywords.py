@@ -464,7 +464,9 @@ def _parse_key_files(line: Line) -> tuple[str, ...]:
 def _parse_permitted(line: Line) -> tuple[str, ...]:
     """PermitOpen host:port, PermitListen [host:]port; any, none."""
     words = line.words
-    if words and words[0] in ("any", "none"):
+    if not words or not words[0]:
+        raise BadValue(f"{line.keyword} missing argument.")
+    if words[0] in ("any", "none"):
         if len(words) > 1:
             raise BadLine(f"keyword {line.keyword} extra arguments at end of line")
         return (words[0],)
@@ -510,6 +512,8 @@ _METHODS = ("publickey", "password", "keyboard-interactive", "hostbased", "gssap
 def _parse_methods(line: Line) -> tuple[str, ...]:
     """Lists, each of methods that must succeed one after another, joined by commas."""
     words = line.words
+    if not words:
+        raise BadValue(f"no {line.keyword} specified")
     if "any" in words:
         if len(words) > 1:
             raise BadValue('"any" must appear alone in AuthenticationMethods')

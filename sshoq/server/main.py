@@ -93,19 +93,23 @@ def _show_help(invocation: Invocation) -> int:
 
 def _test(invocation: Invocation) -> int:
     """`-t`: whether the server could start."""
+    _read_all(invocation)
+    return 0
+
+
+def _read_all(invocation: Invocation) -> ServerConfig:
+    """Whatever a start reads and looks up, with what there is to say of it."""
     config = read_configuration(invocation)
     log.set_level(log.LEVELS[config.log_level])
     _tell_notes(config)
+    config.listen_addresses()
     read_identity(invocation, config)
-    return 0
+    return config
 
 
 def _dump(invocation: Invocation) -> int:
     """`-T`: what the configuration comes to."""
-    config = read_configuration(invocation)
-    log.set_level(log.LEVELS[config.log_level])
-    _tell_notes(config)
-    read_identity(invocation, config)
+    config = _read_all(invocation)
     login = login_for_test(config, invocation.test_spec or {})
     sys.stdout.write("".join(f"{line}\n" for line in dump(config, login)))
     return 0

@@ -319,13 +319,18 @@ AcceptEnv ""
 AuthenticationMethods foo
 AuthenticationMethods ,
 AuthenticationMethods publickey,password any
+AuthenticationMethods # publickey
 ForceCommand
 Include
+Include # a
 Include ""
 PerSourceMaxStartups x
 PerSourceNetBlockSize 33:128
 AllowTcpForwarding maybe
 PermitOpen foo
+PermitOpen # foo:22
+PermitOpen ""
+PermitListen # 22
 PermitOpen none a:1
 PermitOpen 1
 PermitOpen a:0

@@ -235,6 +235,11 @@ def test_a_configuration_can_be_tested_and_shown(tmp_path: Path) -> None:
             1,
         ),
         (
+            "ListenAddress a..b\nHostKey key\n",
+            ["bad addr or host: a..b (Name or service not known)"],
+            255,
+        ),
+        (
             "RSAAuthentication yes\nHostKey key\n",
             ["c line 1: Deprecated option RSAAuthentication"],
             0,
