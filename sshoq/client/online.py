@@ -28,6 +28,7 @@ from sshoq.client.session import (
     ask_for_session,
     wait_without_session,
 )
+from sshoq.client.signals import FATAL, catching, die_of
 from sshoq.client.trust import check_host, guarded
 from sshoq.config.options import Options
 from sshoq.config.resolve import Invocation
@@ -101,6 +102,7 @@ class _Run:
         self._banner = ""
         self._shown_key: PublicKey | None = None
         self._host_keys: Channel | None = None
+        self._nearest: ClientConversation | None = None
         background = departure.background
         self._will_be_master = background is not None and background.is_master
 
@@ -117,9 +119,16 @@ class _Run:
     async def run(self) -> int:
         if self._display is not None and self._wants_display:
             self._display.begin()
-        async with self._way() as client:
-            self._departure.on_reached()
-            return await self._converse(client)
+        with catching(FATAL, self._die):
+            async with self._way() as client:
+                self._departure.on_reached()
+                return await self._converse(client)
+
+    def _die(self, number: int) -> None:
+        """Of a signal, but not before the server knows."""
+        if self._nearest is not None:
+            self._nearest.conversation.close()
+        die_of(number)
 
     @asynccontextmanager
     async def _way(self) -> AsyncIterator[ClientConversation]:
@@ -149,7 +158,7 @@ class _Run:
     async def _reach_nearest(self) -> ClientConversation:
         departure = self._departure
         nearest = departure.hops[0] if departure.hops else departure.invocation
-        return await reach(
+        self._nearest = await reach(
             departure.targets,
             departure.link,
             nearest.options.hostname,
@@ -158,6 +167,7 @@ class _Run:
             patience=departure.patience,
             attempts=nearest.options.connection_attempts,
         )
+        return self._nearest
 
     async def _log_in_to_hop(self, hop: Invocation, client: ClientConversation) -> None:
         options = hop.options

@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 ENDING = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT)
+FATAL = (signal.SIGALRM, signal.SIGUSR1, signal.SIGUSR2)
+"""What ssh has no answer for, and rsync ends it with. The kernel says goodbye for a TCP connection
+whose process is killed, and not for ours."""
 
 
 @contextmanager

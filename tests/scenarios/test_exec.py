@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import subprocess
 
 import pytest
 
 from tests.accounts import Account
 from tests.processes import wait_until
-from tests.programs import Client
+from tests.programs import PROGRAMS, Client
+from tests.scenarios.conftest import ClientFactory, ServerFactory, usable
 
 BLOB = bytes(os.urandom(1 << 20))
 
@@ -138,6 +140,21 @@ def test_a_background_job_with_closed_streams_does_not_hold_the_session(
     fifo.write_bytes(b"")
     wait_until(lambda: not os.path.exists(f"/proc/{job}"), 30, "the job has ended")
     fifo.unlink()
+
+
+def test_a_client_that_is_shot_says_goodbye(
+    start_server: ServerFactory, connect: ClientFactory, account: Account
+) -> None:
+    """rsync ends ssh with SIGUSR1, and means the program at the other end to hear of it."""
+    client = connect(start_server(usable(PROGRAMS["sshoq"]), ["LogLevel DEBUG"]), account)
+    process = client.start("echo ready; exec sleep 300")
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    process.send_signal(signal.SIGUSR1)
+    process.communicate()
+    assert process.returncode == -signal.SIGUSR1
+    told = "connection over: closed by the peer (0x100 )"
+    wait_until(lambda: told in client.server.log(), 30, "the server has been told")
 
 
 def test_a_long_command_line_is_not_cut(client: Client) -> None:
