@@ -74,6 +74,15 @@ def put_varint(out: bytearray, value: int) -> None:
     out += varint(value)
 
 
+def put_string(value: bytes) -> bytes:
+    """A string of RFC 4251, for what SSH has laid down: four bytes of length, then the bytes."""
+    return len(value).to_bytes(4, "big") + value
+
+
+def read_string(reader: Reader) -> bytes:
+    return reader.take(reader.u32())
+
+
 class Reader:
     """A cursor over bytes. Every method raises Incomplete when the bytes end too early."""
 

@@ -9,15 +9,9 @@ import socket
 import struct
 from collections.abc import Mapping
 
-from sshoq.auth.keys import (
-    KeyFormatError,
-    PublicKey,
-    put_string,
-    read_signature,
-    read_string,
-)
+from sshoq.auth.keys import KeyFormatError, PublicKey, read_signature
 from sshoq.auth.private_keys import PrivateKey
-from sshoq.wire import Reader, WireError
+from sshoq.wire import Reader, WireError, put_string, read_string
 
 MAX_MESSAGE = 256 * 1024  # OpenSSH's bound
 MAX_IDENTITIES = 2048  # likewise

@@ -16,9 +16,8 @@ from sshoq.auth.authorized_keys import (
     RefusedLine,
     parse_options,
 )
-from sshoq.auth.keys import read_string
 from sshoq.auth.ssh_certificates import Certificate
-from sshoq.wire import Reader, WireError, decode_text
+from sshoq.wire import Reader, WireError, decode_text, read_string
 
 
 class CertificateRefused(Exception):

@@ -6,8 +6,9 @@ for nothing else, and nothing else that a host key signs can be taken for it.
 
 from collections.abc import Sequence
 
-from sshoq.auth.keys import PublicKey, Signer, put_string
+from sshoq.auth.keys import PublicKey, Signer
 from sshoq.auth.token import CONVERSATION_ID_LENGTH
+from sshoq.wire import put_string
 
 PURPOSE = b"hostkeys-prove-00@sshoq"
 """Not OpenSSH's (hostkeys-prove-00@openssh.com): an SSH server with the same keys signs that for

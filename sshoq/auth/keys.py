@@ -10,7 +10,7 @@ from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from sshoq.wire import Reader, WireError
+from sshoq.wire import Reader, WireError, put_string, read_string
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurve, EllipticCurvePublicKey
@@ -68,16 +68,7 @@ KINDS = _with_certificates(
 )
 
 
-# --------------------------------------------------------------------------- RFC 4251 encoding
-
-
-def read_string(reader: Reader) -> bytes:
-    """A string of RFC 4251: four bytes of length, then the bytes."""
-    return reader.take(reader.u32())
-
-
-def put_string(value: bytes) -> bytes:
-    return len(value).to_bytes(4, "big") + value
+# --------------------------------------------------------------------------- integers of RFC 4251
 
 
 def read_mpint(reader: Reader) -> int:

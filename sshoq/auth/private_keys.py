@@ -18,10 +18,8 @@ from sshoq.auth.keys import (
     parse_public_key,
     public_key_from_object,
     put_mpint,
-    put_string,
-    read_string,
 )
-from sshoq.wire import Reader, WireError
+from sshoq.wire import Reader, WireError, put_string, read_string
 
 if TYPE_CHECKING:
     from io import BufferedReader

@@ -8,9 +8,9 @@ import contextlib
 import os
 import stat
 
-from sshoq.auth.keys import KeyFormatError, PublicKey, decode_base64, read_mpint, read_string
+from sshoq.auth.keys import KeyFormatError, PublicKey, decode_base64, read_mpint
 from sshoq.auth.ssh_certificates import Certificate, parse_certificate
-from sshoq.wire import Reader, WireError, encode_text
+from sshoq.wire import Reader, WireError, encode_text, read_string
 
 MAX_FILE = 16 << 20
 

@@ -7,14 +7,8 @@ mean, is for others to say: certificate_rights.py and the server. Own code, sinc
 
 from typing import NamedTuple
 
-from sshoq.auth.keys import (
-    KeyFormatError,
-    PublicKey,
-    put_string,
-    read_signature,
-    read_string,
-)
-from sshoq.wire import Reader, WireError, decode_text
+from sshoq.auth.keys import KeyFormatError, PublicKey, read_signature
+from sshoq.wire import Reader, WireError, decode_text, put_string, read_string
 
 USER = 1
 HOST = 2

@@ -8,7 +8,17 @@ Loaded by clients that share, so without anything heavy.
 """
 
 from sshoq.config.forward_spec import Forward
-from sshoq.wire import U32, Codec, Message, Reader, Text32, WireError, encode_text
+from sshoq.wire import (
+    U32,
+    Codec,
+    Message,
+    Reader,
+    Text32,
+    WireError,
+    encode_text,
+    put_string,
+    read_string,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,7 +54,7 @@ class MuxError(Exception):
 
 def _read_string(reader: Reader) -> str:
     """OpenSSH keeps these as C strings: a NUL would cut them short behind everybody's back."""
-    data = reader.take(reader.u32())
+    data = read_string(reader)
     if b"\0" in data:
         raise WireError("NUL in a string")
     return data.decode("utf-8", "surrogateescape")
@@ -54,8 +64,7 @@ def _put_string(out: bytearray, value: str) -> None:
     data = encode_text(value)
     if b"\0" in data:
         raise ValueError("NUL in a string")
-    out += len(data).to_bytes(4, "big")
-    out += data
+    out += put_string(data)
 
 
 def _read_strings(reader: Reader) -> tuple[str, ...]:

@@ -236,10 +236,6 @@ def encode_packet(answer: Message) -> bytes:
     return bytes(out)
 
 
-def put_string(text: bytes) -> bytes:
-    return len(text).to_bytes(4, "big") + text
-
-
 class PacketReader:
     """Bytes in, cut anywhere; whole packets out, without their length. WireError."""
 

@@ -68,9 +68,8 @@ from sshoq.server.sftp_messages import (
     Version,
     Write,
     encode_packet,
-    put_string,
 )
-from sshoq.wire import Message, Reader, WireError
+from sshoq.wire import Message, Reader, WireError, put_string
 
 READ_SIZE = 512 * 1024
 PIPE_SIZE = 512 * 1024

@@ -20,7 +20,8 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from sshoq.auth.keys import PublicKey, put_mpint, put_string
+from sshoq.auth.keys import PublicKey, put_mpint
+from sshoq.wire import put_string
 
 TOUCHED = 1
 VERIFIED = 4

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from sshoq.auth import agent as agent_module
 from sshoq.auth.agent import Agent, AgentError, AgentSigner, agent_path
-from sshoq.auth.keys import PublicKey, parse_public_key, put_mpint, put_string
+from sshoq.auth.keys import PublicKey, parse_public_key, put_mpint
 from sshoq.auth.private_keys import PrivateKey, load_private_key
+from sshoq.wire import put_string
 from tests.auth.keyring import KEY_TYPES, make_certificate, make_key, public_line
 from tests.needs import need_tools
 

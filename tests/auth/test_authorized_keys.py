@@ -34,7 +34,8 @@ from sshoq.auth.authorized_keys import (
     read_identities,
     read_line,
 )
-from sshoq.auth.keys import PublicKey, put_string
+from sshoq.auth.keys import PublicKey
+from sshoq.wire import put_string
 
 ALPHABET = f"{string.ascii_uppercase}{string.ascii_lowercase}{string.digits}+/"
 

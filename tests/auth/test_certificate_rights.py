@@ -23,8 +23,9 @@ from sshoq.auth.certificate_rights import (
     read_principals,
     rights_of,
 )
-from sshoq.auth.keys import PublicKey, put_string
+from sshoq.auth.keys import PublicKey
 from sshoq.auth.ssh_certificates import FOR_EVER, HOST, USER, Certificate
+from sshoq.wire import put_string
 
 KEY = PublicKey(put_string(b"ssh-ed25519") + put_string(b"k" * 32))
 NOW = 1_700_000_000.5

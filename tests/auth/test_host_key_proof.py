@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from sshoq.auth.host_key_proof import PURPOSE, are_proven, proof_text, prove_key
-from sshoq.auth.keys import put_string
 from sshoq.auth.private_keys import PrivateKey, load_private_key
+from sshoq.wire import put_string
 from tests.auth.keyring import KEY_TYPES, make_key
 
 HERE, ELSEWHERE = bytes(range(32)), bytes(32)

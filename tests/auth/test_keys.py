@@ -18,13 +18,12 @@ from sshoq.auth.keys import (
     parse_public_key,
     public_key_from_object,
     put_mpint,
-    put_string,
     read_mpint,
     read_signature,
     touch_of,
 )
 from sshoq.auth.private_keys import PrivateKey, load_private_key
-from sshoq.wire import Reader, WireError
+from sshoq.wire import Reader, WireError, put_string
 from tests.auth.keyring import KEY_TYPES, make_key
 from tests.auth.security_key import SecurityKey
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sshoq.auth.keys import PublicKey, parse_public_key, put_string
+from sshoq.auth.keys import PublicKey, parse_public_key
 from sshoq.auth.known_hosts import (
     HostStatus,
     KnownHosts,
@@ -28,6 +28,7 @@ from sshoq.auth.known_hosts import (
     replace_host_keys,
     split_line,
 )
+from sshoq.wire import put_string
 from tests.auth.keyring import make_key, public_line
 from tests.needs import need_tools
 

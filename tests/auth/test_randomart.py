@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sshoq.auth.keys import PublicKey, parse_public_key, put_string
+from sshoq.auth.keys import PublicKey, parse_public_key
 from sshoq.auth.randomart import draw_randomart
+from sshoq.wire import put_string
 from tests.auth.keyring import KEY_TYPES, make_key, public_line
 
 

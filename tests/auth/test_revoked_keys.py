@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sshoq.auth.keys import PublicKey, parse_public_key, put_mpint, put_string
+from sshoq.auth.keys import PublicKey, parse_public_key, put_mpint
 from sshoq.auth.revoked_keys import (
     KRL_MAGIC,
     RevocationError,
@@ -18,6 +18,7 @@ from sshoq.auth.revoked_keys import (
     parse_revoked_keys,
 )
 from sshoq.auth.ssh_certificates import Certificate, parse_certificate
+from sshoq.wire import put_string
 from tests.auth.keyring import make_certificate, make_key, public_line
 
 KEY = PublicKey(put_string(b"ssh-ed25519") + put_string(b"k" * 32))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sshoq.auth.keys import KINDS, KeyFormatError, PublicKey, parse_public_key, put_string
+from sshoq.auth.keys import KINDS, KeyFormatError, PublicKey, parse_public_key
 from sshoq.auth.ssh_certificates import (
     FOR_EVER,
     HOST,
@@ -18,6 +18,7 @@ from sshoq.auth.ssh_certificates import (
     is_certificate,
     parse_certificate,
 )
+from sshoq.wire import put_string
 from tests.auth.keyring import KEY_TYPES, make_certificate, make_key, public_line
 from tests.auth.security_key import SecurityKey
 

@@ -15,14 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sshoq.auth.keys import (
-    PublicKey,
-    Touch,
-    parse_public_key,
-    public_key_from_object,
-    put_string,
-    touch_of,
-)
+from sshoq.auth.keys import PublicKey, Touch, parse_public_key, public_key_from_object, touch_of
 from sshoq.auth.private_keys import PrivateKey
 from sshoq.auth.token import (
     TokenRefused,
@@ -32,6 +25,7 @@ from sshoq.auth.token import (
     sign_claims,
     verify_token,
 )
+from sshoq.wire import put_string
 from tests.auth.security_key import SecurityKey
 
 GOLDEN = Path(__file__).parent.parent / "golden"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sshoq.auth.host_key_proof import are_proven
-from sshoq.auth.keys import PublicKey, parse_public_key, put_string
+from sshoq.auth.keys import PublicKey, parse_public_key
 from sshoq.auth.private_keys import load_private_key
 from sshoq.auth.token import build_token
 from sshoq.server.privsep import (
@@ -28,6 +28,7 @@ from sshoq.server.privsep import (
     ProveHostKeys,
     SignHandshake,
 )
+from sshoq.wire import put_string
 from tests.accounts import Account, PamService, make_key, make_pam_service
 from tests.auth.keyring import make_certificate
 from tests.janitor import Janitor

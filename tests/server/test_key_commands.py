@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from sshoq.auth.keys import PublicKey, put_string
+from sshoq.auth.keys import PublicKey
 from sshoq.auth.ssh_certificates import USER, Certificate
 from sshoq.server import key_commands, log
 from sshoq.server.account import Account
 from sshoq.server.config import ConfigError, load
 from sshoq.server.connection import ConnectionFacts
 from sshoq.server.key_commands import Requester, ask_for_keys, ask_for_principals
+from sshoq.wire import put_string
 from tests.needs import need_root
 
 ANN = Account("ann", 1001, 1001, "/home/ann", "/bin/sh", ("ann",))

@@ -57,7 +57,6 @@ from sshoq.server.sftp_messages import (
     Version,
     Write,
     encode_packet,
-    put_string,
 )
 from sshoq.server.sftp_server import (
     EXTENSIONS,
@@ -67,7 +66,7 @@ from sshoq.server.sftp_server import (
     _entries,
     _show_time,
 )
-from sshoq.wire import Message, WireError
+from sshoq.wire import Message, WireError, put_string
 
 NUMBERS = {rule.name: number for number, rule in REQUESTS.items()}
 EXTENDED_NAMES = {rule.name: name for name, rule in EXTENSIONS.items()}
