@@ -76,8 +76,8 @@ class Edit:
         return None
 
     def _blocks(self) -> list[tuple[str, str]]:
-        parts = (split_keyword(line) for line in self.lines)
-        return [part for part in parts if part is not None and part[0] in ("host", "match")]
+        parts = map(split_keyword, filter(_begins_block, self.lines))
+        return [part for part in parts if part is not None]
 
     def _is_followed_by_match(self) -> bool:
         blocks = self._blocks()
@@ -101,7 +101,7 @@ class Edit:
 
     def _with_new_block(self) -> list[str]:
         """In front of "Host *" and its comment, since its values would win otherwise."""
-        block = [f"Host {self.host}", f"    {self.row.name} {self.value}"]
+        block = [f"Host {self.host}", self._line(self.value)]
         if ("host", "*") not in self._blocks():
             return [*self.lines, *([""] if self.lines else []), *block]
         at = next(n for n, line in enumerate(self.lines) if split_keyword(line) == ("host", "*"))
@@ -113,7 +113,26 @@ class Edit:
         """The lines of the file without the keyword."""
         editor = self._editor()
         editor.unset(self.host, self.row.name.lower())
-        return self._checked(editor.config().split("\n"))
+        return self._checked(self._without_own_block(editor.config().split("\n")))
+
+    def _without_own_block(self, lines: list[str]) -> list[str]:
+        """A block in which nothing is left goes, too, if it has the look of one that we wrote:
+        whoever put a comment to it may have plans for it."""
+        if any(line != self._line(value) for line, value in self._own_lines()):
+            return lines
+        at = lines.index(f"Host {self.host}") if f"Host {self.host}" in lines else -1
+        if at < 0 or (at and lines[at - 1].lstrip().startswith("#")):
+            return lines
+        rest = lines[at + 1 :]
+        if rest and rest[0].strip() and not _begins_block(rest[0]):
+            return lines
+        following = next((line for line in rest if split_keyword(line) is not None), None)
+        if following is not None and not _begins_block(following):
+            return lines
+        return [*lines[:at], *(rest if rest[:1] != [""] else rest[1:])]
+
+    def _line(self, value: str) -> str:
+        return f"    {self.row.name} {value}"
 
     def _editor(self) -> Any:  # sshconf has no types
         from sshconf import SshConfigFile
@@ -121,14 +140,14 @@ class Edit:
         return SshConfigFile(self.lines)
 
     def _checked(self, lines: list[str]) -> list[str]:
-        """Nothing but lines of this keyword, and a new block's frame, may have changed."""
+        """Nothing but lines of this keyword, and the block's frame, may have changed."""
         removed = Counter(self.lines) - Counter(lines)
         added = Counter(lines) - Counter(self.lines)
         own = {line for line, _ in self._own_lines()}
         frame = {"", f"Host {self.host}"}
         good = {line for line in added if line in frame or self._is_own(line)}
         stays = self._what_stays(lines) == self._what_stays(self.lines)
-        if set(removed) - own or set(added) - good or not stays:
+        if set(removed) - own - frame or set(added) - good or not stays:
             raise UsageError(f"{self.path}: an edit would change other lines")
         return lines
 
@@ -153,7 +172,8 @@ class Edit:
 
     def write(self, lines: list[str], surroundings: Surroundings) -> None:
         """Replace the file in one step, if the new text can be read."""
-        text = "\n".join(lines).rstrip("\n") + "\n"
+        text = "\n".join(lines).rstrip("\n")
+        text += "\n" if text else ""
         temporary = f"{self.path}.{os.getpid()}"
         os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
         mode = os.stat(self.path).st_mode & 0o777 if os.path.exists(self.path) else 0o600
@@ -180,6 +200,11 @@ class Edit:
                 bad += not reader.read_line(source, number, line)
         if bad:
             raise notes.fatal()
+
+
+def _begins_block(line: str) -> bool:
+    parts = split_keyword(line)
+    return parts is not None and parts[0] in ("host", "match")
 
 
 def _read(path: str) -> list[str]:

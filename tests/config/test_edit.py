@@ -73,7 +73,7 @@ def test_a_new_block_takes_no_line_of_others(machine: Machine, before: str) -> N
     assert edit(machine, "set", "new", "Port", "7") == 0
     assert text(machine) == before.format("Host new\n    Port 7\n\n")
     assert edit(machine, "unset", "new", "Port") == 0
-    assert text(machine) == before.format("Host new\n\n")
+    assert text(machine) == before.format("")
 
 
 def test_a_new_block_stands_apart(machine: Machine) -> None:
@@ -101,6 +101,38 @@ def test_unset_takes_the_line_away(machine: Machine) -> None:
     assert edit(machine, "unset", "web", "port") == 0
     assert text(machine) == "Host web\n User u\n"
     assert edit(machine, "unset", "web", "port") == 1
+
+
+@pytest.mark.parametrize(
+    "others", ["", "User u\n", "Host a\n    Port 1\n", "# why\nInclude other\n\n# b\nHost b\n"]
+)
+def test_a_block_of_ours_goes_with_its_last_line(machine: Machine, others: str) -> None:
+    machine.write(others)
+    for words in ("Port", "7"), ("User", "me"):
+        assert edit(machine, "set", "new", *words) == 0
+    assert edit(machine, "unset", "new", "Port") == 0
+    assert machine.resolve("new").options.user == ("u" if others.startswith("User") else "me")
+    assert edit(machine, "unset", "new", "User") == 0
+    assert text(machine) == others
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("# mine\nHost web\n    Port 7\n", "# mine\nHost web\n"),
+        ("Host web\n    # mine\n    Port 7\n", "Host web\n    # mine\n"),
+        ("Host web\n    Port 7\n    # mine\n", "Host web\n    # mine\n"),
+        ("Host web\n    Port 7\n\n    User u\n", "Host web\n\n    User u\n"),
+        ("Host web\n    Port 7\n\n# of b\nHost b\n", "# of b\nHost b\n"),
+        ("Host web\n    Port 7\nHost b\n", "Host b\n"),
+        ("host web\n    Port 7\n", "host web\n"),
+        ("Host web\n Port 7\n", "Host web\n"),
+    ],
+)
+def test_a_block_that_may_be_the_users_stays(machine: Machine, before: str, after: str) -> None:
+    machine.write(before)
+    assert edit(machine, "unset", "web", "Port") == 0
+    assert text(machine) == after
 
 
 def test_a_link_stays_a_link_and_a_mode_stays(machine: Machine) -> None:
