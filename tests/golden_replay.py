@@ -167,10 +167,6 @@ class Transcript:
         return speech
 
 
-def transcripts() -> list[Transcript]:
-    return [Transcript(name) for name in NAMES]
-
-
 def go_traits() -> PeerTraits:
     """What a peer counts as that said what the Go programs say."""
     return PeerTraits(

@@ -70,11 +70,6 @@ def floor(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def module_name(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(part for part in parts if part != "__init__")
-
-
 def imported_modules(path: Path) -> Iterator[str]:
     """Every module imported anywhere in the file, late imports too."""
     for node in ast.walk(ast.parse(path.read_text())):

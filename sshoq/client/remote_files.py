@@ -160,9 +160,6 @@ class RemoteFiles:
             raise FilesGone("the server takes no more questions") from None
         self._waiting.append((self._numbers, answer))
 
-    async def working_directory(self) -> bytes:
-        return (await self.ask(Command.PWD)).path
-
     async def list(self, path: bytes) -> list[FileInfo]:
         """In the order of their names, which may be anything."""
         response = await self.ask(Command.LS, path)

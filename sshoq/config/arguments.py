@@ -76,7 +76,6 @@ class CommandLine:
         self.use_syslog = False
         self.wants_dump = False
         self.verbose = False
-        self.jump_option = False
         self.ssh_words: list[str] = []
         self.is_sshoq_only = False
 

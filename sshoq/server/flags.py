@@ -13,9 +13,6 @@ from sshoq.config.lexer import ConfigSyntaxError, parse_port, parse_time
 from sshoq.config.usage import COMPATIBLE_VERSION
 from sshoq.server.config import DEFAULT_PORT, parse_test_spec
 
-PROGRAM = "sshoq-server"
-
-
 USAGE = """\
 usage: sshoq-server [-46DdeqTtV] [-C connection_spec] [-E log_file]
                     [-f config_file] [-g login_grace_time] [-h host_key_file]
@@ -69,7 +66,6 @@ class Invocation:
         self.bind = Bind(GO_BIND, "", DEFAULT_PORT)
         self.certificate: str | None = None
         self.key: str | None = None
-        self.passwords_enabled = False
 
 
 def parse_command_line(arguments: list[str]) -> Invocation:

@@ -69,10 +69,6 @@ def _crypt_library() -> ctypes.CDLL | None:
     return None
 
 
-def can_check_passwords() -> bool:
-    return os.geteuid() == 0 and _crypt_library() is not None
-
-
 def find_record(name: str) -> ShadowRecord | None:
     found = libc.getspnam(os.fsencode(name))
     if not found:

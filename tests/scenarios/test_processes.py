@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -65,9 +64,6 @@ class Session:
         self._stdin.write(word.encode() + b"\n")
         self._stdin.flush()
         return self._stdout.readline() == f"{self.name} {word}\n".encode()
-
-    def is_gone(self) -> bool:
-        return not os.path.exists(f"/proc/{self.far_pid}")
 
     def end(self) -> None:
         self.process.kill()

@@ -79,9 +79,6 @@ async def served(client_extensions: Extension = OURS) -> AsyncIterator[Served]:
             if accepted is not None:
                 login.start(host.serve(accepted))
 
-        async def end_all() -> None:
-            await asyncio.get_running_loop().create_future()
-
         if client_extensions is NONE:
             server.conversation.state.traits.learn(None, OURS)  # as a Go client
         login.group = group

@@ -29,7 +29,6 @@ from sshoq.server.seccomp import (
 )
 
 X86 = MACHINES["x86_64"]
-ARM = MACHINES["aarch64"]
 
 
 def judge(
