@@ -8,7 +8,7 @@ What a session's messages mean is in `session.py`.
 
 from enum import Enum, auto
 
-from sshoq.protocol.extensions import NONE, Extension
+from sshoq.protocol.extensions import Extension
 from sshoq.protocol.messages import (
     CHAFF,
     CONFIRMATION,
@@ -55,6 +55,8 @@ MAX_CONTROL = 8192
 """The longest refusal, its text included."""
 MAX_CHAFF = 64
 """The longest filler: chaff is to look like a keystroke."""
+MOST_ONE_BYTE = 0x40
+"""Shorter payloads say their length in one byte."""
 JOIN = 1024
 """Up to this size one buffer is cheaper than two."""
 
@@ -96,6 +98,10 @@ class Data(ChannelEvent):
     """A piece of the channel's data."""
 
     payload: Buffer
+
+    def __init__(self, payload: Buffer) -> None:
+        # The others may take their time; this one comes by the thousand.
+        self.__dict__["payload"] = payload
 
 
 class ExtendedData(ChannelEvent):
@@ -216,11 +222,30 @@ class ChannelState:
         return ExtendedData(self._payload_kind, piece)
 
     def _start_message(self, view: memoryview, position: int, events: list[ChannelEvent]) -> int:
+        payload_at = self._start_data(view, position)
+        if payload_at:
+            return payload_at
         reader = BoundedReader(view, 0, position)
         if not self._read_message(reader, events):
             self._partial += view[position:]
             return len(view)
         return reader.position
+
+    def _start_data(self, view: memoryview, position: int) -> int:
+        """Most messages are data, and most of those are short: where the payload of such a one
+        begins. 0: it is none, or it is cut; then it is read like any other."""
+        size_at = position + len(_DATA_PREFIX)
+        if (
+            self._incoming is not _Incoming.OPEN
+            or size_at >= len(view)
+            or view[position:size_at] != _DATA_PREFIX
+            or view[size_at] >= MOST_ONE_BYTE
+            or DATA not in self.opening.accepts
+        ):
+            return 0
+        self._payload_kind = None
+        self._payload_left = view[size_at]
+        return size_at + 1
 
     def _continue_message(self, view: memoryview, position: int, events: list[ChannelEvent]) -> int:
         """Add to a message that was cut, in doubling steps: small pieces must not cost more."""
@@ -256,7 +281,7 @@ class ChannelState:
             permitted = number in self.opening.accepts - {DATA, EXTENDED_DATA, EOF}
         else:
             permitted = False
-        if not permitted or not self.traits.supports(_NEEDS.get(number, NONE)):
+        if not permitted or not self._is_known(number):
             raise ProtocolError(f"message {number} on a channel {self.opening.type_name} that is "
                                 f"{self._incoming.name.lower()}")
 
@@ -468,8 +493,13 @@ class ChannelState:
         if not legal or number not in self.opening.accepts:
             raise IllegalSend(f"message {number} on a channel {self.opening.type_name} that is "
                               f"{self._outgoing.name.lower()}")
-        if not self.traits.supports(_NEEDS.get(number, NONE)):
+        if not self._is_known(number):
             raise IllegalSend(f"message {number} kills a Go peer")
+
+    def _is_known(self, number: int) -> bool:
+        """Whether the peer announced what it takes to know that message."""
+        needed = _NEEDS.get(number)
+        return needed is None or self.traits.supports(needed)
 
     def _check_announcement(self, most: int) -> None:
         if not 4096 <= most <= MAX_MESSAGE:

@@ -196,7 +196,9 @@ class Conversation:
             self._flush_handle = None
         if self._over.done():
             return
-        self._transport.send(self.engine.outgoing(self._loop.time()))
+        batches = self.engine.outgoing(self._loop.time())
+        if batches:
+            self._transport.send(batches)
         if self.ended is None:
             while (event := self.engine.next_event()) is not None:
                 self._handle(event)

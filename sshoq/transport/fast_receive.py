@@ -351,7 +351,11 @@ class FastReceive(Base):
         self._tell_controller([p for p in packets if p.in_flight], rtt, now)
         self._tell_what_arrived(packets)
         self.path_mtu.note_delivered(max([packet.sent_bytes for packet in packets]))
-        loss._detect_loss(now=now, space=space)
+        oldest = next(iter(space.sent_packets), None)
+        if oldest is not None and oldest < space.largest_acked_packet:
+            loss._detect_loss(now=now, space=space)
+        else:
+            space.loss_time = None
         if loss.peer_completed_address_validation:
             loss._pto_count = 0
 

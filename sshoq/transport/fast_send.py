@@ -138,16 +138,15 @@ class FastSend(FastReceive):
         return bool(self.limits_due())
 
     def _credit_due(self, stream: Stream) -> bool:
+        credit, told = self.credit, stream.max_stream_data_local_sent
+        wanted = credit.stream_limit(stream.stream_id)
+        if raised(stream.max_stream_data_local, wanted, credit.limits.stream_window) == told:
+            return False
         receiver = stream.receiver
         if receiver.is_finished or receiver._final_size is not None:
             return False  # all that will come has its credit already
-        untouched = UNTOUCHED_SHARE * receiver.highest_offset < stream.max_stream_data_local_sent
-        if untouched and self._is_peers(stream.stream_id) and not stream.credit_wanted:
-            return False
-        window = self.credit.limits.stream_window
-        present = stream.max_stream_data_local
-        wanted = self.credit.stream_limit(stream.stream_id)
-        return raised(present, wanted, window) != stream.max_stream_data_local_sent
+        untouched = UNTOUCHED_SHARE * receiver.highest_offset < told
+        return not untouched or stream.credit_wanted or not self._is_peers(stream.stream_id)
 
     def _write_stream_limits(self, builder: Any, space: Any, stream: Any) -> None:
         if self._credit_due(stream):
@@ -197,12 +196,29 @@ class FastSend(FastReceive):
 
     # ------------------------------------------------------------------ all that is due
 
+    def get_timer(self) -> float | None:
+        """As the library has it, without what does not happen on a path in use."""
+        if not self._handshake_confirmed or self.is_over or not self._network_paths[0].is_validated:
+            return super().get_timer()
+        if len(self._network_paths) > 1:
+            return super().get_timer()
+        space, loss = self.application_space, self._loss
+        loss_at = space.loss_time
+        is_waiting = space.ack_eliciting_in_flight or not loss.peer_completed_address_validation
+        if loss_at is None and is_waiting:
+            loss_at = loss._time_of_last_sent_ack_eliciting_packet + loss.get_probe_timeout() * (
+                1 << loss._pto_count
+            )
+        self._loss_at = loss_at
+        assert self._close_at is not None
+        due: float = self._close_at
+        for at in (space.ack_at, loss_at, self._pacing_at):
+            if at is not None and at < due:
+                due = at
+        return due
+
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Address]]:
-        datagrams = []
-        if self._is_quiet(now):
-            self._pacing_at = None
-        else:
-            datagrams = super().datagrams_to_send(now)
+        datagrams = [] if self._is_quiet(now) else super().datagrams_to_send(now)
         self._note_idleness(now)
         return datagrams
 
@@ -213,12 +229,19 @@ class FastSend(FastReceive):
             controller.idle(now)
 
     def _is_quiet(self, now: float) -> bool:
-        return (
-            self._handshake_confirmed
-            and len(self._network_paths) == 1
-            and not (self._close_pending or self._probe_pending or self._busy or self._urgent)
-            and not self._frames_due(now)
-        )
+        """Whether there is nothing to send; then nothing waits for the pacer either."""
+        if (
+            self._busy
+            or self._urgent
+            or self._close_pending
+            or self._probe_pending
+            or not self._handshake_confirmed
+            or len(self._network_paths) > 1
+            or self._frames_due(now)
+        ):
+            return False
+        self._pacing_at = None
+        return True
 
     def _frames_due(self, now: float) -> bool:
         """Whether there is something to send that belongs to no stream."""

@@ -84,15 +84,23 @@ def read_lone_ack(payload: bytes) -> AckFrame | None:
 
 def write_ack_frame(largest: int, delay: int, length: int) -> bytes:
     """For one range: `length` numbers in front of the largest."""
-    numbers = (write_varint(number) for number in (largest, delay, 0, length))
-    return b"".join((_ACK_START, *numbers))
+    return b"%b%b%b\0%b" % (
+        _ACK_START,
+        write_varint(largest),
+        write_varint(delay),
+        write_varint(length),
+    )
 
 
 def write_stream_head(stream_id: int, offset: int, size: int, fin: bool) -> bytes:
     """What precedes the data in a STREAM frame that says how long it is."""
     kind = STREAM | LENGTH_BIT | (OFFSET_BIT if offset else 0) | fin
-    start = bytes((kind,)) + write_varint(stream_id)
-    return start + (write_varint(offset) if offset else b"") + write_varint(size)
+    return b"%c%b%b%b" % (
+        kind,
+        write_varint(stream_id),
+        write_varint(offset) if offset else b"",
+        write_varint(size),
+    )
 
 
 class BurstHead:
@@ -122,6 +130,10 @@ def varint_size(value: int) -> int:
 
 
 def write_varint(value: int) -> bytes:
-    size = varint_size(value)
-    kind = size.bit_length() - 1
-    return (value | kind << (8 * size - 2)).to_bytes(size, "big")
+    if value < 0x40:
+        return value.to_bytes(1, "big")
+    if value < 0x4000:
+        return (value | 0x4000).to_bytes(2, "big")
+    if value < 0x40000000:
+        return (value | 0x80000000).to_bytes(4, "big")
+    return (value | 0xC000000000000000).to_bytes(8, "big")

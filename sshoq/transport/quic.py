@@ -530,6 +530,10 @@ class _Connection(QuicConnection):
     def hand_on(self) -> None:
         """Events for the stream data gathered."""
 
+    def has_news(self) -> bool:
+        """Whether there may be something to tell, or something has changed."""
+        return bool(self._events or self.notices or self.is_over)
+
     def consumed(self, stream_id: int, count: int) -> bool:
         """Whether that may have to be told."""
         self.credit.consume(stream_id, count)
@@ -1029,6 +1033,8 @@ class Engine:
         self._keep_keys_fresh()
         batches: dict[Address, list[bytes]] = {}
         datagrams = connection.datagrams_to_send(now) + connection.probe_path(now)
+        if not datagrams and not connection.has_news():
+            return []
         for datagram, address in datagrams:
             batches.setdefault(address, []).append(datagram)
         self._collect()
@@ -1040,8 +1046,10 @@ class Engine:
         """When to call `handle_timer` at the latest."""
         if self._terminated is not None or self._connection.get_peer_address() is None:
             return None
-        deadlines = [self._connection.get_timer(), self._keep_alive_due()]
-        return min((at for at in deadlines if at is not None), default=None)
+        due, ping_at = self._connection.get_timer(), self._keep_alive_due()
+        if due is None or (ping_at is not None and ping_at < due):
+            return ping_at
+        return due
 
     def handle_timer(self, now: float) -> None:
         """Something may be due. `outgoing()` has what it leads to."""
@@ -1295,16 +1303,18 @@ class Engine:
         if connection.notices:
             self._events.extend(connection.notices)
             connection.notices.clear()
-        while (event := connection.next_event()) is not None:
-            translate = _TRANSLATIONS.get(type(event))
-            if translate is not None:
-                translate(self, event)
-        for gathered, parts in self._gathering.values():
-            if len(parts) > 1:
-                gathered.data = b"".join(parts)
-        self._gathering.clear()
+        if connection._events:
+            while (event := connection.next_event()) is not None:
+                translate = _TRANSLATIONS.get(type(event))
+                if translate is not None:
+                    translate(self, event)
+            for gathered, parts in self._gathering.values():
+                if len(parts) > 1:
+                    gathered.data = b"".join(parts)
+            self._gathering.clear()
         self._note_path()
-        self._note_end(idle)
+        if connection.is_over:
+            self._note_end(idle)
 
     def _on_stream_data(self, event: told.StreamDataReceived) -> None:
         credit = self._connection.credit

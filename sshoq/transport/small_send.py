@@ -58,6 +58,9 @@ class SmallSend(FastSend):
     """Single small packets, made by hand."""
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Address]]:
+        if self._is_quiet(now):
+            self._note_idleness(now)
+            return []
         datagram = self._small_datagram(now)
         if datagram is None:
             return super().datagrams_to_send(now)
@@ -69,29 +72,37 @@ class SmallSend(FastSend):
     def _small_datagram(self, now: float) -> bytes | None:
         """None: there is nothing to send, or not in this way."""
         space = self.application_space
-        streams = self._streams_to_serve()
-        ack_due = space.ack_at is not None and space.ack_at <= now
-        if len(streams) > 1 or not (streams or ack_due) or not self._is_plain_sailing():
+        if not self._is_plain_sailing():
             return None
-        span = None
-        if streams:
-            span = self._small_span(streams[0])
-            if span is None or not self._may_send(now):
+        span = self._lone_span()
+        if span is None:
+            self._tidy_queues()
+            span = self._lone_span()
+        if span is not None:
+            if not self._may_send(now):
                 return None
+        elif self._busy or self._urgent or space.ack_at is None or space.ack_at > now:
+            return None
         if space.ack_at is not None and len(space.ack_queue) != 1:
             return None
         return self._send_small(span, now)
 
-    def _streams_to_serve(self) -> list[Stream]:
+    def _lone_span(self) -> _Span | None:
+        """What the only stream in the queues has to say, if that is little."""
+        if len(self._urgent) + len(self._busy) != 1:
+            return None
+        [stream] = self._urgent.values() or self._busy.values()
+        return self._small_span(stream)
+
+    def _tidy_queues(self) -> None:
         """Some were roused for nothing, or are done: there is no packet to be begun for them."""
-        if self._handshake_confirmed and len(self._urgent) + len(self._busy) <= FEW:
+        if len(self._urgent) + len(self._busy) <= FEW:
             for queue in (self._urgent, self._busy):
                 for stream in list(queue.values()):
                     if stream.is_finished:
                         self._discard(stream, queue)
                     elif not self._credit_due(stream):
                         self._settle(stream, queue)
-        return [*self._urgent.values(), *self._busy.values()]
 
     def _is_plain_sailing(self) -> bool:
         return (

@@ -219,7 +219,8 @@ class UdpSocket:
         self, run: Sequence[bytes], control: list[tuple[int, int, bytes]], target: Address | None
     ) -> None:
         if target is None:
-            self.sent += self.socket.sendmsg(run, control)
+            alone = len(run) == 1
+            self.sent += self.socket.send(run[0]) if alone else self.socket.sendmsg(run, control)
         else:
             self.sent += self.socket.sendmsg(run, control, 0, target)
 

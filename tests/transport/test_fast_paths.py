@@ -25,6 +25,7 @@ from sshoq.transport.events import (
     StreamStopped,
     Terminated,
 )
+from sshoq.transport.fast_send import FastSend
 from sshoq.transport.quic import StreamClosed
 from sshoq.wire import varint
 from tests.link import CLIENT, Link, Side, Weather, connected
@@ -433,3 +434,25 @@ def test_much_data_both_ways_leaves_nothing_behind() -> None:
         assert side.engine.buffered_total == 0
         assert internal(side).application_space.ack_eliciting_in_flight == 0
         assert len(internal(side)._streams) <= 2
+
+
+def test_the_timer_is_set_as_the_library_would_set_it() -> None:
+    link, client, server = connected(weather=Weather(loss=0.05, reorder=0.1, seed=3))
+    compared = 0
+
+    def compare(sender: Side, datagram: bytes) -> bool:
+        nonlocal compared
+        for side in (client, server):
+            connection = internal(side)
+            assert connection.get_timer() == super(FastSend, connection).get_timer()
+            compared += connection._loss_at is not None
+        return False
+
+    link.drop = compare
+    stream_id = client.engine.open_stream()
+    for piece in range(50):
+        client.engine.write(stream_id, bytes(piece * 100))
+        link.run(seconds=0.03)
+    client.engine.write(stream_id, b"", fin=True)
+    link.run(lambda: len(server.bytes_of(stream_id)) == sum(range(50)) * 100)
+    assert compared > 100
