@@ -34,6 +34,7 @@ from sshoq.client.log import Failure, Log
 from sshoq.client.prompt import Prompter, PromptNeeded, run_with_prompts
 
 if TYPE_CHECKING:
+    from sshoq.auth.interactive import Challenge
     from sshoq.auth.ssh_certificates import Certificate
 
 
@@ -44,6 +45,13 @@ class Reply(NamedTuple):
     methods: tuple[str, ...] | None = None
     is_partial: bool = False
     """The method has succeeded, but the server wants another one besides."""
+    challenge: "Challenge | None" = None
+    """What the user is asked, and the next try has to answer; or only told."""
+
+    @property
+    def is_question(self) -> bool:
+        """The try goes on with answers."""
+        return self.challenge is not None and bool(self.challenge.prompts)
 
 
 class _PartialSuccess(Exception):
@@ -53,7 +61,10 @@ class _PartialSuccess(Exception):
 Send = Callable[[str | None], Awaitable[Reply]]
 """Make a try with this Authorization field, or without any, which asks what is offered."""
 
-Attempt = Callable[[str | None], Awaitable[bool]]
+UNASKED = ("publickey", "password")
+"""What every server may have that has not said what it offers."""
+ASKING = ("keyboard-interactive", "password")
+"""With these the user is asked."""
 
 MAX_STEPS = 16
 """Methods that a server may want one after another."""
@@ -89,26 +100,25 @@ class Authentication:
         self._names_keys = names_keys
         """The server wants to be told which key has signed."""
         self._now = now
-        self._offered: tuple[str, ...] = METHODS
+        self._offered: tuple[str, ...] = UNASKED
         self._has_asked = False
         self._loaded: dict[str, PrivateKey] = {}
         self._method = "none"
+        self._send: Send | None = None
         self._spent: list[Candidate] = []
 
     async def run(self, conversation_id: bytes, send: Send) -> str:
-        async def attempt(authorization: str | None) -> bool:
-            return await self._attempt(send, authorization)
-
+        self._send = send
         succeeded = None
         for _ in range(MAX_STEPS):
             try:
-                succeeded = await self._try_methods(conversation_id, attempt)
+                succeeded = await self._try_methods(conversation_id)
             except _PartialSuccess:
                 continue
             break
         if succeeded is not None:
             return succeeded
-        if await self._needs_no_secret(attempt):
+        if await self._needs_no_secret():
             return "none"
         self._hint_at_tokens()
         offered = ",".join(self._offered)
@@ -122,42 +132,55 @@ class Authentication:
                 f"{path} is on a FIDO token, which only an agent can ask: ssh-add {path}"
             )
 
-    async def _try_methods(self, conversation_id: bytes, attempt: Attempt) -> str | None:
+    async def _try_methods(self, conversation_id: bytes) -> str | None:
         """The method that has let us in; _PartialSuccess after one that was needed, too."""
         for method in self._wishes.methods:
+            if method in ASKING and self._prompter.batch:
+                continue
+            if method == "keyboard-interactive" and await self._needs_no_secret():
+                return "none"
             if method not in self._offered:
                 continue
             self._log.debug(f"Next authentication method: {method}")
             self._method = method
             if method == "publickey":
-                succeeded = await self._try_keys(conversation_id, attempt)
+                succeeded = await self._try_keys(conversation_id)
+            elif method == "keyboard-interactive":
+                succeeded = await self._try_interviews()
             else:
-                succeeded = await self._try_passwords(attempt)
+                succeeded = await self._try_passwords()
             if succeeded:
                 return method
         return None
 
-    async def _attempt(self, send: Send, authorization: str | None) -> bool:
-        reply = await send(authorization)
+    async def _attempt(self, authorization: str | None) -> bool:
+        return (await self._submit(authorization)).accepted
+
+    async def _submit(self, authorization: str | None) -> Reply:
+        """A try, and what follows from what the server says to it. _PartialSuccess."""
+        assert self._send is not None
+        reply = await self._send(authorization)
         self._has_asked = True
+        if reply.is_question:
+            return reply
         if reply.methods is not None and not reply.accepted:
-            self._offered = tuple(method for method in METHODS if method in reply.methods)
+            self._offered = tuple(method for method in reply.methods if method in METHODS)
             offered = ",".join(self._offered)
             self._log.debug(f"Authentications that can continue: {offered}")
         if reply.is_partial:
             self._log.verbose(f'Authenticated using "{self._method}" with partial success.')
             raise _PartialSuccess
-        return reply.accepted
+        return reply
 
-    async def _needs_no_secret(self, attempt: Attempt) -> bool:
+    async def _needs_no_secret(self) -> bool:
         """Ask a server that has said nothing yet what it offers, as ssh does with the method
         "none". True: nothing more is wanted, we are in.
         """
-        return not self._has_asked and await attempt(None)
+        return not self._has_asked and await self._attempt(None)
 
     # ----- publickey
 
-    async def _try_keys(self, conversation_id: bytes, attempt: Attempt) -> bool:
+    async def _try_keys(self, conversation_id: bytes) -> bool:
         waiting = []
         for candidate in self._candidates:
             if "publickey" not in self._offered:
@@ -169,17 +192,17 @@ class Authentication:
             except PromptNeeded:
                 waiting.append(candidate)
                 continue
-            if signer and await self._try_key(candidate, signer, conversation_id, attempt):
+            if signer and await self._try_key(candidate, signer, conversation_id):
                 return True
         if self._prompter.batch or not waiting:
             return False
-        if await self._needs_no_secret(attempt):
+        if await self._needs_no_secret():
             return True
         for candidate in waiting:
             if "publickey" not in self._offered:
                 return False
             signer = await self._load_with_prompts(candidate)
-            if signer and await self._try_key(candidate, signer, conversation_id, attempt):
+            if signer and await self._try_key(candidate, signer, conversation_id):
                 return True
         return False
 
@@ -226,7 +249,7 @@ class Authentication:
         return await run_with_prompts(self._prompter, load)
 
     async def _try_key(
-        self, candidate: Candidate, signer: Signer, conversation_id: bytes, attempt: Attempt
+        self, candidate: Candidate, signer: Signer, conversation_id: bytes
     ) -> bool:
         offered = candidate
         if candidate.public is None:
@@ -256,7 +279,7 @@ class Authentication:
             self._log.error(f"certificate too long: {name}")
             return False
         try:
-            accepted = await attempt(f"Bearer {token}")
+            accepted = await self._attempt(f"Bearer {token}")
         except _PartialSuccess:
             self._spent.append(candidate)  # the next step wants another key
             raise
@@ -308,12 +331,25 @@ class Authentication:
                 life = min(lifetime or left, left)
                 yield certificate, life if life <= MAX_LIFETIME else 0
 
+    # ----- keyboard-interactive
+
+    async def _try_interviews(self) -> bool:
+        from sshoq.client.interview import Interview
+
+        for _ in range(self._wishes.password_prompts):
+            if "keyboard-interactive" not in self._offered:
+                return False
+            interview = Interview(self._wishes.account, self._submit, self._prompter, self._log)
+            if await interview.run():
+                return True
+            if not interview.is_worth_repeating:
+                return False
+        return False
+
     # ----- password
 
-    async def _try_passwords(self, attempt: Attempt) -> bool:
-        if self._prompter.batch:
-            return False
-        if await self._needs_no_secret(attempt):
+    async def _try_passwords(self) -> bool:
+        if await self._needs_no_secret():
             return True
         question = f"{self._wishes.account}'s password: "
         for number in range(self._wishes.password_prompts):
@@ -326,7 +362,7 @@ class Authentication:
             )
             if password is None:  # nobody there to ask
                 return False
-            if await attempt(basic_authorization(self._wishes.user, password)):
+            if await self._attempt(basic_authorization(self._wishes.user, password)):
                 return True
         return False
 

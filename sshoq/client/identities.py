@@ -21,8 +21,8 @@ from sshoq.protocol.extensions import NONE, Extension
 if TYPE_CHECKING:
     from sshoq.auth.ssh_certificates import Certificate
 
-METHODS = ("publickey", "password")
-"""What the protocol has; keyboard-interactive and the rest are passed over."""
+METHODS = ("publickey", "keyboard-interactive", "password")
+"""What the protocol has; the rest of OpenSSH's are passed over."""
 
 
 class Wishes(NamedTuple):

@@ -353,8 +353,7 @@ class _Run:
         """One CONNECT, with the session in the same flight where the server keeps it so long."""
         answer = client.answer_to(self._request(authorization))
         traits = client.conversation.traits
-        is_login = authorization is not None
-        if is_login and traits.supports(Extension.EARLY):
+        if self._may_be_let_in(authorization) and traits.supports(Extension.EARLY):
             await self._ask_early(client)
             self._ask_for_host_keys(client)
         elif authorization is not None and authorization.startswith(KEY_PREFIX):
@@ -373,7 +372,17 @@ class _Run:
             return await self._try(client, authorization)
         if response.status != 401:
             raise Failure(self._complaint(response))
-        return Reply(False, response.methods, response.is_partial)
+        challenge = None
+        if response.challenge and traits.supports(Extension.KEYBOARD_INTERACTIVE):
+            from sshoq.client.interview import challenge_in
+
+            challenge = challenge_in(response.challenge)
+        return Reply(False, response.methods, response.is_partial, challenge)
+
+    @staticmethod
+    def _may_be_let_in(authorization: str | None) -> bool:
+        """Else it only asks what is offered, or to be asked."""
+        return authorization is not None and " " in authorization
 
     @property
     def _session_to_ask_early(self) -> SessionWish | None:

@@ -108,7 +108,8 @@ class Prompter:
             saved = termios.tcgetattr(fd)
             try:
                 self._set_echo(fd, echo=echo)
-                os.write(fd, question.encode("utf-8", "surrogateescape"))
+                # From the first column, wherever the cursor is, as ssh.
+                os.write(fd, b"\r" + question.encode("utf-8", "surrogateescape"))
                 line, number = self._read_line(fd)
                 if not echo:
                     os.write(fd, b"\n")

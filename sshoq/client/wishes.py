@@ -71,7 +71,7 @@ def without_effect(options: Options) -> list[str]:
 
 def authentication_methods(options: Options) -> tuple[str, ...]:
     """PreferredAuthentications, without what is switched off."""
-    text = options.preferred_authentications or "publickey,password"
+    text = options.preferred_authentications or "publickey,keyboard-interactive,password"
     if options.use_password and _has_default_keys(options):
         text = "password,publickey"  # the Go client's -use-password, when no key was named
     off = set()
@@ -79,7 +79,15 @@ def authentication_methods(options: Options) -> tuple[str, ...]:
         off.add("publickey")
     if not options.password_authentication:
         off.add("password")
+    if not options.kbd_interactive_authentication or not _wants_pam(options):
+        off.add("keyboard-interactive")
     return tuple(method for method in text.split(",") if method not in off)
+
+
+def _wants_pam(options: Options) -> bool:
+    """KbdInteractiveDevices: servers have no other."""
+    devices = options.kbd_interactive_devices
+    return not devices or "pam" in devices.split(",")
 
 
 def _has_default_keys(options: Options) -> bool:

@@ -49,6 +49,8 @@ class Extension(IntFlag):
     """Channel request `eow@openssh.com`."""
     HOST_KEYS = 1 << 16
     """The server tells and proves all of its host keys to a client that asks."""
+    KEYBOARD_INTERACTIVE = 1 << 17
+    """A 401 may carry questions, and the next request's `authorization` the answers."""
 
 
 OURS = (
@@ -56,6 +58,7 @@ OURS = (
     | Extension.FORWARD | Extension.AGENT | Extension.X11 | Extension.BANNER | Extension.SIGNAL
     | Extension.CERTIFICATE | Extension.SECURITY_KEY | Extension.NAMED_KEY
     | Extension.CHAFF | Extension.FILES | Extension.EOW | Extension.HOST_KEYS
+    | Extension.KEYBOARD_INTERACTIVE
 )
 """What this version implements."""
 

@@ -26,6 +26,8 @@ METHODS_FIELD = b"sshoq-methods"
 """With a 401, to peers that announced extensions: a comma list of what may be tried."""
 PARTIAL_FIELD = b"sshoq-partial-success"
 """With a 401, likewise: 1 if the method has succeeded and another one is wanted besides."""
+INTERACTIVE_FIELD = b"sshoq-interactive"
+"""With a 401, between peers that announced KEYBOARD_INTERACTIVE: what the user is asked."""
 MAX_BANNER = 128 * 1024
 """Longer ones are cut; and one message between the server's processes still holds it."""
 
@@ -197,15 +199,23 @@ def accepted(traits: PeerTraits, banner: str = "") -> Response:
 
 
 def refused(
-    traits: PeerTraits, banner: str = "", methods: str = "", *, is_partial: bool = False
+    traits: PeerTraits,
+    banner: str = "",
+    methods: str = "",
+    *,
+    is_partial: bool = False,
+    challenge: str = "",
 ) -> Response:
     """These credentials do not let in. sshd shows its banner ahead of the first try, too.
 
-    Clients of ours are told what might let in, as RFC 4252 5.1 has it: publickey, password.
+    Clients of ours are told what might let in, as RFC 4252 5.1 has it: publickey, password. And
+    what the user is asked, if that is how it goes on.
     """
     told = [] if traits.is_go else [(METHODS_FIELD, encode_text(methods))]
     if told and is_partial:
         told.append((PARTIAL_FIELD, b"1"))
+    if challenge and traits.supports(Extension.KEYBOARD_INTERACTIVE):
+        told.append((INTERACTIVE_FIELD, encode_text(challenge)))
     return Response(401, extra=told, banner=_banner_for(traits, banner))
 
 
@@ -231,7 +241,7 @@ class ResponseHead:
     """A server's answer as the client sees it."""
 
     __slots__ = (
-        "banner", "banner_size", "is_partial", "methods", "server", "status", "version"
+        "banner", "banner_size", "challenge", "is_partial", "methods", "server", "status", "version"
     )
 
     def __init__(
@@ -242,6 +252,7 @@ class ResponseHead:
         banner_size: int = 0,
         methods: tuple[str, ...] | None = None,
         is_partial: bool = False,
+        challenge: str = "",
     ) -> None:
         self.status = status
         self.server = server
@@ -255,6 +266,8 @@ class ResponseHead:
         """What may be tried after a 401; None from a server that does not say."""
         self.is_partial = is_partial
         """The method of the 401 has succeeded; it is not enough."""
+        self.challenge = challenge
+        """What the user is asked, still encoded."""
 
 
 def parse_response(fields: Fields) -> ResponseHead:
@@ -270,7 +283,10 @@ def parse_response(fields: Fields) -> ResponseHead:
     methods = values.get(METHODS_FIELD.decode())
     told = None if methods is None else tuple(filter(None, methods.split(",")))
     is_partial = values.get(PARTIAL_FIELD.decode()) == "1"
-    return ResponseHead(int(status), server, version, _banner_size(values), told, is_partial)
+    challenge = values.get(INTERACTIVE_FIELD.decode(), "")
+    return ResponseHead(
+        int(status), server, version, _banner_size(values), told, is_partial, challenge
+    )
 
 
 def _banner_size(values: dict[str, str]) -> int:

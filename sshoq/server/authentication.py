@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 from sshoq.auth.authorized_keys import KeyRights, OptionError, mark_of
 from sshoq.auth.certificate_rights import merge_rights
+from sshoq.auth.interactive import DEVICE
+from sshoq.auth.interactive import METHOD as INTERACTIVE
 from sshoq.auth.keys import TOUCHED, VERIFIED, KeyFormatError, PublicKey, touch_of
 from sshoq.auth.revoked_keys import RevocationError, RevokedKeys, load_revoked_keys
 from sshoq.auth.ssh_certificates import Certificate, parse_certificate
@@ -32,6 +34,7 @@ from sshoq.server.account import Account, find_account, refusal
 from sshoq.server.authorities import CertificateLogin, refusal_of
 from sshoq.server.config import LoginConfig, ServerConfig
 from sshoq.server.connection import ConnectionFacts
+from sshoq.server.interview import Interview, interactive_part, spoiled
 from sshoq.server.key_commands import Requester, ask_for_keys
 from sshoq.server.keywords import TOUCH_REQUIRED, VERIFY_REQUIRED
 from sshoq.server.login import is_root
@@ -85,11 +88,23 @@ class Evidence(NamedTuple):
     certificate: Certificate | None = None
     """Then `key` is it as well."""
 
+    @property
+    def full_method(self) -> str:
+        """With the device, as logs and SSH_USER_AUTH have it."""
+        return f"{INTERACTIVE}/{DEVICE}" if self.method == INTERACTIVE else self.method
+
 
 class Authenticator:
-    """The tries of one connection. `login` is set when one has succeeded."""
+    """The tries of one connection. `login` is set when one has succeeded.
 
-    def __init__(self, config: ServerConfig, connection: ConnectionFacts) -> None:
+    `exchange` sends a result that is not the last one of a try, and waits for the next request."""
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        connection: ConnectionFacts,
+        exchange: Callable[[AuthenticationResult], Authenticate],
+    ) -> None:
         self.login: LoginRights | None = None
         self.pam: PamTransaction | None = None
         self.user: str | None = None
@@ -115,17 +130,28 @@ class Authenticator:
         self._done_keys: set[bytes] = set()
         self._key_rights: KeyRights | None = None
         self._is_partial = False
+        self._exchange = exchange
+        self._working_since = 0.0
+        self._interview: Interview | None = None
 
     # ------------------------------------------------------------------ one try
 
     def attempt(self, request: Authenticate) -> AuthenticationResult:
-        """Judge one request, in a time that does not tell why it failed."""
-        started = time.monotonic()
+        """Judge one request; and one that came in the middle of it, in place of an answer."""
+        while True:
+            result = self._attempt(request)
+            instead = None if self._interview is None else self._interview.instead
+            if instead is None or result.outcome != REFUSED:
+                return result
+            request = instead
+
+    def _attempt(self, request: Authenticate) -> AuthenticationResult:
+        """In a time that does not tell why it failed."""
+        self._working_since = time.monotonic()
+        self._interview = None
         outcome, messages = self._judge(request)
         if outcome != ACCEPTED:
-            # The free try looks the user up, too, but many clients begin with it.
-            share = FREE_TRY_SHARE if self._is_free_try else 1.0
-            _wait_until(started, share * _failure_time(request.user))
+            self._take_time()
         exhausted = outcome == CLOSED and self.failures >= self._config.max_auth_tries
         return AuthenticationResult(
             outcome,
@@ -133,10 +159,31 @@ class Authenticator:
             self._methods(),
             "Too many authentication failures" if exhausted else "",
             self._is_partial,
+            self._last_words(),
         )
 
+    def _last_words(self) -> str:
+        return "" if self._interview is None else self._interview.last_words()
+
+    def _take_time(self) -> None:
+        # The free try looks the user up, too, but many clients begin with it.
+        share = FREE_TRY_SHARE if self._is_free_try else 1.0
+        _wait_until(self._working_since, share * _failure_time(self.user or ""))
+
+    def _challenge(self, challenge: str) -> Authenticate:
+        """What the user thinks about for minutes is no time that we have worked."""
+        self._take_time()
+        asking = AuthenticationResult(
+            REFUSED, self._take_banner(), self._methods(), challenge=challenge
+        )
+        request = self._exchange(asking)
+        self._working_since = time.monotonic()
+        return request
+
     def _wanted_lists(self) -> list[tuple[str, ...]]:
-        return [one for one in self._config.method_lists if is_root() or "password" not in one]
+        """Without root there is no way to look into a password."""
+        needing_root = set() if is_root() else {"password", INTERACTIVE}
+        return [one for one in self._config.method_lists if needing_root.isdisjoint(one)]
 
     def _methods(self) -> str:
         """What can succeed here, whoever asks: the same for users that do not exist."""
@@ -238,6 +285,9 @@ class Authenticator:
             return self._weigh_token(account, request, credentials.strip())
         if scheme.lower() == b"basic":
             return self._weigh_password(account, credentials.strip())
+        answers = interactive_part(request.authorization)
+        if answers is not None:
+            return self._weigh_interview(account, request, begins=not answers)
         return Evidence("none", False)
 
     def _weigh_token(self, account: Account, request: Authenticate, token: bytes) -> Evidence:
@@ -408,13 +458,15 @@ class Authenticator:
             return Evidence("password", False)
         return Evidence("password", self._is_password(account, password))
 
+    def _is_hopeless(self, account: Account) -> bool:
+        """No password or answer can be right."""
+        is_shut_root = account.uid == 0 and self._config.permit_root_login != "yes"
+        return not self.is_valid or is_shut_root
+
     def _is_password(self, account: Account, password: bytes) -> bool:
-        hopeless = not self.is_valid or (
-            account.uid == 0 and self._config.permit_root_login != "yes"
-        )
+        hopeless = self._is_hopeless(account)
         if hopeless:
-            # The steps must be gone through all the same, but must not tell whether it was right.
-            password = (b"\b\x7fnot the password" * (len(password) // 18 + 1))[: len(password)]
+            password = spoiled(password)
         if self.pam is not None:
             self.pam.tell_authentication("\n".join(self._done) or None)
             allow_empty = self._config.permit_empty_passwords
@@ -423,6 +475,29 @@ class Authenticator:
             record = None if hopeless else shadow.find_record(account.name)
             is_right = shadow.check_password(record, password)
         return is_right and not hopeless
+
+    def _weigh_interview(
+        self, account: Account, request: Authenticate, *, begins: bool
+    ) -> Evidence:
+        """All questions of PAM's, of which each goes to the client and back. `begins`: else these
+        are answers that nobody has asked for."""
+        evidence = Evidence(INTERACTIVE, False)
+        if self.pam is None or not begins or not self._is_next(INTERACTIVE):
+            return evidence
+        hopeless = self._is_hopeless(account)
+        self._interview = Interview(request, self._challenge, spoils=hopeless)
+        self.pam.tell_authentication("\n".join(self._done) or None)
+        is_right = self.pam.interview(
+            self._interview,
+            allow_empty=self._config.permit_empty_passwords,
+            may_succeed=not hopeless,
+        )
+        if is_right and not hopeless:
+            self.pam.keep(self._interview.take_texts())
+            return evidence._replace(is_good=True)
+        who = f"{'' if self.is_valid else 'illegal user '}{self.user}"
+        log.error(f"PAM: {self.pam.explain()} for {who} from {self._connection.peer_address}")
+        return evidence
 
     def _root_may(self, account: Account, evidence: Evidence) -> bool:
         """PermitRootLogin, once the method is known."""
@@ -459,7 +534,7 @@ class Authenticator:
         if rights is not None and self._key_rights is not None:
             rights = merge_rights(self._key_rights, rights)
         self._key_rights = rights or self._key_rights
-        key, done = evidence.key, evidence.method
+        key, done = evidence.key, evidence.full_method
         if key is not None:
             done += f" {key.algorithm} {key.base64}"
             certificate = evidence.certificate
@@ -504,7 +579,7 @@ class Authenticator:
             return REFUSED
         self.failures += 1
         self._log_try("Failed", evidence)
-        if evidence.method == "password" and is_root():
+        if evidence.method in ("password", INTERACTIVE) and is_root():
             address = self._connection.peer_address
             for complaint in record_failure(RecordFiles(), self.user or "", address, time.time()):
                 log.error(complaint)
@@ -528,7 +603,7 @@ class Authenticator:
             or self.failures >= self._config.max_auth_tries // 2
             or evidence.method == "password"
         )
-        line = f"{verdict} {evidence.method} for {self._whom} from {self._source} ssh2"
+        line = f"{verdict} {evidence.full_method} for {self._whom} from {self._source} ssh2"
         if evidence.key is not None:
             line += f": {self._describe(evidence)}"
         log.write(log.INFO if noteworthy else log.VERBOSE, line)

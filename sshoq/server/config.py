@@ -104,10 +104,12 @@ class Options:
     """Tokens not expanded; () for none."""
     revoked_keys: str | None
     authentication_methods: tuple[str, ...]
-    """("any",), or comma lists of which each is enough: see `method_lists`. The two flags below
-    heed it already.
+    """("any",), or comma lists of which each is enough: see `method_lists`. The flags for
+    passwords and keys heed it already.
     """
     password_authentication: bool
+    kbd_interactive_authentication: bool
+    """As written: `method_lists` has it with PAM alone."""
     pubkey_authentication: bool
     pubkey_accepted_algorithms: str
     """Comma list; see `accepts_key`."""
@@ -303,25 +305,37 @@ class ServerConfig(Options):
         ]
 
 
-_METHOD_FLAGS = {"publickey": "pubkey_authentication", "password": "password_authentication"}
+_METHOD_FLAGS = {
+    "publickey": "pubkey_authentication",
+    "password": "password_authentication",
+    "keyboard-interactive": "kbd_interactive_authentication",
+}
 """What this server can do."""
 
 
 def _usable_lists(values: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
     """AuthenticationMethods without the lists in which a method is switched off, or not ours."""
     enabled = {method for method, flag in _METHOD_FLAGS.items() if values[flag]}
+    if not values["use_pam"]:
+        enabled.discard("keyboard-interactive")
     texts = values["authentication_methods"]
     if texts == ("any",):
         return tuple((method,) for method in _METHOD_FLAGS if method in enabled)
-    lists = [tuple(name.partition(":")[0] for name in text.split(",")) for text in texts]
+    lists = [tuple(map(_without_device, text.split(","))) for text in texts]
     return tuple(one for one in lists if enabled.issuperset(one))
+
+
+def _without_device(method: str) -> str:
+    """`keyboard-interactive:pam` is what we have. Another device remains, and so is never met."""
+    name, _, device = method.partition(":")
+    return method if name == "keyboard-interactive" and device not in ("", "pam") else name
 
 
 def _with_methods(values: dict[str, Any]) -> dict[str, Any]:
     """The flags of methods that no list has are off."""
     lists = _usable_lists(values)
-    for method, flag in _METHOD_FLAGS.items():
-        values[flag] = any(method in one for one in lists)
+    for method in ("publickey", "password"):
+        values[_METHOD_FLAGS[method]] = any(method in one for one in lists)
     return values
 
 

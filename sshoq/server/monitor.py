@@ -138,7 +138,9 @@ class Monitor:
         self._identity = identity
         self._connection = connection
         self._is_validated = False
-        self._authenticator = Authenticator(config, connection)
+        self._authenticator = Authenticator(config, connection, self._exchange)
+        self._is_exchanging = False
+        self._next_try: Authenticate | None = None
         self._phase = Phase.BEFORE_LOGIN
         self._counts: dict[type[Message], int] = {}
         self._deadline: float | None = None
@@ -150,26 +152,30 @@ class Monitor:
         self._terminals: dict[int, LoginRecord] = {}
         self._files = RecordFiles()
         self._poll = select.poll()
+        self._wakeup = -1
 
     # ------------------------------------------------------------------ the loop
 
     def run(self) -> None:
         """Until the network process or the leader is gone, or breaks the rules."""
         self._start_grace()
-        wakeup = signals.watch((signal.SIGCHLD, signal.SIGTERM))
+        self._wakeup = signals.watch((signal.SIGCHLD, signal.SIGTERM))
         self._poll.register(self._network, select.POLLIN)
-        self._poll.register(wakeup, select.POLLIN)
+        self._poll.register(self._wakeup, select.POLLIN)
         if self._main is not None:
             self._poll.register(self._main, 0)  # it only ever hangs up, which is no reason to end
         self._network.send(self._welcome())
         while True:
-            for fd, _ in self._poll.poll(self._milliseconds_left()):
-                self._serve(fd, wakeup)
-            self._check_deadline()
+            self._serve_next()
 
-    def _serve(self, fd: int, wakeup: int) -> None:
-        if fd == wakeup:
-            self._take_signals(wakeup)
+    def _serve_next(self) -> None:
+        for fd, _ in self._poll.poll(self._milliseconds_left()):
+            self._serve(fd)
+        self._check_deadline()
+
+    def _serve(self, fd: int) -> None:
+        if fd == self._wakeup:
+            self._take_signals(self._wakeup)
         elif fd == self._network.fileno():
             self._answer(self._network, NETWORK_RULES)
         elif self._leader is not None and fd == self._leader.fileno():
@@ -193,7 +199,8 @@ class Monitor:
         with contextlib.suppress(BlockingIOError):
             if signal.SIGTERM in os.read(wakeup, 4096):
                 raise Over
-        self._reap()
+        if self._leader_pid:  # before there is one, children may be a PAM module's own
+            self._reap()
         if self._leader_status is not None:
             raise Over
 
@@ -285,6 +292,9 @@ class Monitor:
         self._network.answer(HostKeysProven(tuple(proofs)))
 
     def authenticate(self, request: Authenticate, _: list[int]) -> None:
+        if self._is_exchanging:
+            self._next_try = request
+            return
         try:
             result = self._authenticator.attempt(request)
         except PamError as error:
@@ -302,6 +312,19 @@ class Monitor:
             self._phase = Phase.CLOSING
             self._deadline = time.monotonic() + CLOSING_TIME
         self._network.answer(result)
+
+    def _exchange(self, challenge: AuthenticationResult) -> Authenticate:
+        """PAM asks in the middle of a try. Everything is served as ever until the client's next
+        request is there; LoginGraceTime and the other ends of a connection end it here, too."""
+        self._network.answer(challenge)
+        self._is_exchanging = True
+        try:
+            while self._next_try is None:
+                self._serve_next()
+            request, self._next_try = self._next_try, None
+            return request
+        finally:
+            self._is_exchanging = False
 
     def note_address(self, _: Message, __: list[int]) -> None:
         """The client has answered from its address. A network process that lies about it can only

@@ -153,6 +153,9 @@ class NetworkProcess:
         self._alive: asyncio.TimerHandle | None = None
         self._farewell: asyncio.TimerHandle | None = None
         self._request: int | None = None
+        self._last_word: str | None = None
+        """There are no more tries: the connection is closed with this, at the next one at the
+        latest."""
         self._proofs: deque[asyncio.Future[tuple[bytes, ...]]] = deque()
         self._log_lines = 0
         self._names = deque(start.names)
@@ -305,6 +308,9 @@ class NetworkProcess:
         if refusal is not None or request.user is None:
             self._respond(stream_id, refusal or UNAUTHORIZED)
             return
+        if self._last_word is not None:
+            self._conversation.close(Code.NO_ERROR, self._last_word)
+            return
         self._request = stream_id
         conversation_id = self._conversation.engine.export(
             EXPORTER_LABEL, b"", CONVERSATION_ID_LENGTH
@@ -339,10 +345,15 @@ class NetworkProcess:
         if result.outcome != AuthenticationResult.ACCEPTED:
             traits = self._conversation.traits
             answer = refused(
-                traits, result.banner, result.methods, is_partial=result.is_partial
+                traits,
+                result.banner,
+                result.methods,
+                is_partial=result.is_partial,
+                challenge=result.challenge,
             )
             self._respond(stream_id, answer)
             if result.outcome == AuthenticationResult.CLOSED:
+                self._last_word = result.reason
                 self._leave(LINGER_REFUSED, result.reason)
             return
         self._conversation.raise_limits(AFTER_LOGIN)

@@ -11,7 +11,7 @@ import ctypes
 import functools
 import os
 from ctypes import POINTER, byref, c_char_p, c_int, c_void_p
-from typing import Any
+from typing import Any, Protocol
 
 from sshoq.server.connection import ConnectionFacts
 from sshoq.server.libc import libc
@@ -19,6 +19,7 @@ from sshoq.wire import decode_text
 
 SUCCESS, BUFFER_ERROR, NEW_PASSWORD_REQUIRED, CONVERSATION_ERROR = 0, 5, 12, 19
 _DISALLOW_NULL_PASSWORD, _ESTABLISH, _DELETE, _SILENT = 0x1, 0x2, 0x4, 0x8000
+_CHANGE_EXPIRED = 0x20
 _USER, _TTY, _RHOST = 2, 3, 4
 _PROMPT_ECHO_OFF, _PROMPT_ECHO_ON, _ERROR_MESSAGE, _TEXT_MESSAGE = 1, 2, 3, 4
 _MAX_PROMPTS = 32
@@ -29,6 +30,15 @@ MAX_MESSAGES = 64 * 1024
 
 class PamError(Exception):
     """PAM does not work, or a module says no where that ends the login."""
+
+
+class Answering(Protocol):
+    """Whoever stands between the modules and the user."""
+
+    def ask(self, text: str, *, is_shown: bool) -> bytes:
+        """The user's answer. PamError if there is none; anything else ends the whole try."""
+
+    def tell(self, text: str) -> None: ...
 
 
 class _Message(ctypes.Structure):
@@ -48,6 +58,11 @@ class _Conversation(ctypes.Structure):
     _fields_ = (("converse", _Converse), ("data", c_void_p))
 
 
+_STEPS = (
+    "authenticate", "acct_mgmt", "chauthtok", "setcred", "open_session", "close_session", "end"
+)  # fmt: skip
+
+
 @functools.cache
 def load_library() -> ctypes.CDLL:
     """libpam, with its signatures. PamError if there is none. Main calls it early, for all
@@ -58,7 +73,7 @@ def load_library() -> ctypes.CDLL:
         raise PamError(str(error)) from None
     handle = c_void_p
     library.pam_start.argtypes = (c_char_p, c_char_p, POINTER(_Conversation), POINTER(handle))
-    for name in ("authenticate", "acct_mgmt", "setcred", "open_session", "close_session", "end"):
+    for name in _STEPS:
         getattr(library, f"pam_{name}").argtypes = (handle, c_int)
     library.pam_set_item.argtypes = (handle, c_int, c_char_p)
     library.pam_get_item.argtypes = (handle, c_int, POINTER(c_char_p))
@@ -85,7 +100,13 @@ class PamTransaction:
         self._messages: list[str] = []
         self._room = MAX_MESSAGES
         self._password: bytes | None = None
+        self._answering: Answering | None = None
+        self._failure: BaseException | None = None
+        """What `_answering` has raised, while it is on its way around the modules."""
         self._silent = False
+        self._is_account_open: bool | None = None
+        self.must_change_password = False
+        """After check_account: the password has expired, so passwd is all that may run."""
         self._has_credentials = self._has_session = self._authenticated = False
         # Both must live as long as the handle: the library keeps pointers to them.
         self._callback = _Converse(self._converse)
@@ -95,7 +116,7 @@ class PamTransaction:
             os.fsencode(service), os.fsencode(user), byref(self._conversation), byref(self._handle)
         )
         if self.last != SUCCESS:
-            raise PamError(f"initialisation failed: {self._explain()}")
+            raise PamError(f"initialisation failed: {self.explain()}")
         self._set_item(_RHOST, connection.peer_address)
         # Some modules will not work without a terminal's name; none is known yet. As sshd.
         self._set_item(_TTY, "ssh")
@@ -112,22 +133,45 @@ class PamTransaction:
             return False
         self._password = password
         try:
-            self._call("authenticate", 0 if allow_empty else _DISALLOW_NULL_PASSWORD)
+            return self._authenticate(allow_empty)
         finally:
             self._password = None
+
+    def interview(self, answering: Answering, *, allow_empty: bool, may_succeed: bool) -> bool:
+        """Whether the modules are content with what the user answers to all that they ask, be it
+        for a new password in the place of one that has expired. Unless it `may_succeed`, nothing
+        follows the first step."""
+        self._answering = answering
+        try:
+            return (
+                self._authenticate(allow_empty)
+                and may_succeed
+                and self.check_account()
+                and self._renew_password()
+            )
+        finally:
+            self._answering = None
+
+    def _authenticate(self, allow_empty: bool) -> bool:
+        self._call("authenticate", 0 if allow_empty else _DISALLOW_NULL_PASSWORD)
         self._authenticated = self.last == SUCCESS and self._is_same_user()
         return self._authenticated
 
     def check_account(self) -> bool:
-        """Whether the account may be used now, by whatever method somebody got here. See
-        `must_change_password`."""
-        self._call("acct_mgmt", 0)
-        return self.last in (SUCCESS, NEW_PASSWORD_REQUIRED) and self._is_same_user()
+        """Whether the account may be used now, by whatever method somebody got here. Looked at
+        once. See `must_change_password`."""
+        if self._is_account_open is None:
+            self._call("acct_mgmt", 0)
+            self.must_change_password = self.last == NEW_PASSWORD_REQUIRED
+            is_good = self.last in (SUCCESS, NEW_PASSWORD_REQUIRED)
+            self._is_account_open = is_good and self._is_same_user()
+        return self._is_account_open
 
-    @property
-    def must_change_password(self) -> bool:
-        """After check_account: the password has expired, so passwd is all that may run."""
-        return bool(self.last == NEW_PASSWORD_REQUIRED)
+    def _renew_password(self) -> bool:
+        if self.must_change_password:
+            self._call("chauthtok", _CHANGE_EXPIRED)
+            self.must_change_password = self.last != SUCCESS
+        return not self.must_change_password
 
     def set_credentials(self) -> None:
         """PamError if PAM itself has let the user in; after a public key it may know nothing of the
@@ -136,12 +180,12 @@ class PamTransaction:
         if self.last == SUCCESS:
             self._has_credentials = True
         elif self._authenticated:
-            raise PamError(f"pam_setcred(): {self._explain()}")
+            raise PamError(f"pam_setcred(): {self.explain()}")
 
     def open_session(self) -> None:
         self._call("open_session", 0)
         if self.last != SUCCESS:
-            raise PamError(f"pam_open_session(): {self._explain()}")
+            raise PamError(f"pam_open_session(): {self.explain()}")
         self._has_session = True
 
     def close(self) -> None:
@@ -169,6 +213,10 @@ class PamTransaction:
         self._room = MAX_MESSAGES
         return text
 
+    def explain(self) -> str:
+        """The last answer, in PAM's words."""
+        return decode_text(self._library.pam_strerror(self._handle, self.last) or b"unknown error")
+
     def environment(self) -> tuple[bytes, ...]:
         """NAME=VALUE, as modules have set them."""
         listed = self._library.pam_getenvlist(self._handle)
@@ -183,9 +231,9 @@ class PamTransaction:
 
     def _call(self, name: str, flags: int) -> None:
         self.last = getattr(self._library, f"pam_{name}")(self._handle, flags)
-
-    def _explain(self) -> str:
-        return decode_text(self._library.pam_strerror(self._handle, self.last) or b"unknown error")
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
 
     def _set_item(self, item: int, value: str) -> None:
         self._library.pam_set_item(self._handle, item, os.fsencode(value))
@@ -202,7 +250,7 @@ class PamTransaction:
     def _converse(self, count: int, messages: Any, responses: Any, _: Any) -> int:
         """Called by modules. Nothing may be raised into C, where it would count as success."""
         try:
-            if self._silent or not 0 < count <= _MAX_PROMPTS:
+            if self._silent or self._failure is not None or not 0 < count <= _MAX_PROMPTS:
                 return CONVERSATION_ERROR
             answers = [self._answer(messages[index].contents) for index in range(count)]
             return _hand_over(answers, responses)
@@ -210,16 +258,33 @@ class PamTransaction:
             return CONVERSATION_ERROR
 
     def _answer(self, message: Any) -> bytes | None:
-        """The password for a hidden prompt, whatever it asks; texts are kept. Anything else is
-        refused."""
+        """What the user says; or the password for a hidden prompt, whatever it asks. Texts are
+        kept. Anything else is refused."""
+        text = decode_text(message.text or b"")
+        if message.style in (_ERROR_MESSAGE, _TEXT_MESSAGE):
+            tell = self.keep if self._answering is None else self._answering.tell
+            tell(text + "\n")
+            return None
+        if message.style in (_PROMPT_ECHO_OFF, _PROMPT_ECHO_ON) and self._answering is not None:
+            return self._ask(self._answering, text, message.style == _PROMPT_ECHO_ON)
         if message.style == _PROMPT_ECHO_OFF and self._password is not None:
             return self._password
-        if message.style in (_ERROR_MESSAGE, _TEXT_MESSAGE):
-            self._keep(decode_text(message.text or b"") + "\n")
-            return None
         raise PamError("a module asks what nobody can answer")
 
-    def _keep(self, text: str) -> None:
+    def _ask(self, answering: Answering, text: str, is_shown: bool) -> bytes:
+        try:
+            answer = answering.ask(text, is_shown=is_shown)
+        except PamError:
+            raise
+        except BaseException as error:  # nothing may be raised into C, but it must not be lost
+            self._failure = error
+            raise
+        if b"\0" in answer:  # in C it would end there
+            raise PamError("no C string")
+        return answer
+
+    def keep(self, text: str) -> None:
+        """For `take_messages`."""
         self._messages.append(text[: self._room])
         self._room -= len(self._messages[-1])
 

@@ -103,11 +103,15 @@ class AuthenticationResult(Message):
     banner: Text
     """Banner file and PAM messages to show before login; empty: none."""
     methods: Text = ""
-    """What may be tried, as in RFC 4252 5.1: a comma list of publickey and password."""
+    """What may be tried, as in RFC 4252 5.1: a comma list of publickey, password and
+    keyboard-interactive."""
     reason: Text = ""
     """With CLOSED: what the client may be told of why."""
     is_partial: Bool = False
     """With REFUSED: this method has succeeded, and another is wanted besides."""
+    challenge: Text = ""
+    """With REFUSED: what the user is asked, or told, as the response has it. While it has questions
+    the try is not over: the next Authenticate answers them, or ends it with another one."""
 
 
 class LoginOpened(Message):

@@ -55,7 +55,7 @@ def in_thread(call: Callable[[], str | None]) -> Callable[[], str | None]:
 def test_secret_is_not_echoed_and_echo_comes_back(tty: Tty) -> None:
     prompter = Prompter({}, tty=tty.path)
     result = in_thread(lambda: prompter.secret("me@there's password: "))
-    assert tty.read_until(b": ") == b"me@there's password: "
+    assert tty.read_until(b": ") == b"\rme@there's password: "
     assert not tty.echoes
     os.write(tty.master, b"p\xc3\xa4ss word\n")
     assert result() == "päss word"

@@ -32,14 +32,18 @@ def methods(*words: str) -> tuple[str, ...]:
 
 
 def test_methods_by_default() -> None:
-    assert methods() == ("publickey", "password")
+    assert methods() == ("publickey", "keyboard-interactive", "password")
 
 
 @pytest.mark.parametrize(
     ("option", "left"),
     [
-        ("PubkeyAuthentication=no", ("password",)),
-        ("PasswordAuthentication=no", ("publickey",)),
+        ("PubkeyAuthentication=no", ("keyboard-interactive", "password")),
+        ("PasswordAuthentication=no", ("publickey", "keyboard-interactive")),
+        ("KbdInteractiveAuthentication=no", ("publickey", "password")),
+        ("ChallengeResponseAuthentication=no", ("publickey", "password")),
+        ("KbdInteractiveDevices=bsdauth,skey", ("publickey", "password")),
+        ("KbdInteractiveDevices=pam", ("publickey", "keyboard-interactive", "password")),
         ("PreferredAuthentications=password,publickey", ("password", "publickey")),
     ],
 )
@@ -116,7 +120,6 @@ def test_local_command_knows_the_tokens() -> None:
         "VerifyHostKeyDNS yes",
         "VersionAddendum hello",
         "SecurityKeyProvider /lib/x.so",
-        "KbdInteractiveDevices pam",
     ],
 )
 def test_config_files_may_wish_what_does_no_harm(tmp_path: Path, line: str) -> None:

@@ -107,6 +107,7 @@ def test_bits_never_move() -> None:
         "EARLY": 1, "EOF": 2, "REPLY": 4, "ENV": 8, "SUBSYSTEM": 16, "FORWARD": 32, "AGENT": 64,
         "X11": 128, "BANNER": 256, "SIGNAL": 512, "CERTIFICATE": 1024, "SECURITY_KEY": 2048,
         "NAMED_KEY": 4096, "CHAFF": 8192, "FILES": 16384, "EOW": 32768, "HOST_KEYS": 65536,
+        "KEYBOARD_INTERACTIVE": 131072,
     }
 
 

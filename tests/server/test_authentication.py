@@ -22,7 +22,7 @@ from sshoq.server.authentication import (
 )
 from sshoq.server.config import load
 from sshoq.server.connection import ConnectionFacts
-from sshoq.server.privsep import Authenticate
+from sshoq.server.privsep import Authenticate, AuthenticationResult
 
 HERE = ConnectionFacts("192.0.2.7", 40007, "192.0.2.1", 443)
 ID = bytes(32)
@@ -32,7 +32,11 @@ ID = bytes(32)
 def authenticator(tmp_path: Path) -> Authenticator:
     config = tmp_path / "config"
     config.write_text("UsePAM no\nMaxAuthTries 4\n")
-    return Authenticator(load(str(config)), HERE)
+    return Authenticator(load(str(config)), HERE, nobody_to_ask)
+
+
+def nobody_to_ask(challenge: AuthenticationResult) -> Authenticate:
+    raise AssertionError("without PAM nothing is asked")
 
 
 @given(st.text())
@@ -71,6 +75,9 @@ def test_impossible_names_end_the_connection(authenticator: Authenticator, user:
         b"Bearer \xff.\xff.\xff",
         b"bearer a.b.c",
         b"Digest x",
+        b"Interactive",
+        b"interactive !!!",
+        b"Interactive AQZzZWNyZXQ=",
         b"\0",
     ],
 )

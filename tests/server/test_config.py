@@ -491,13 +491,28 @@ def test_certificates_are_accepted_by_their_own_names(
 @pytest.mark.parametrize(
     ("text", "lists"),
     [
-        ("", (("publickey",), ("password",))),
-        ("AuthenticationMethods any", (("publickey",), ("password",))),
-        ("PasswordAuthentication no", (("publickey",),)),
+        ("", (("publickey",), ("password",), ("keyboard-interactive",))),
+        (
+            "AuthenticationMethods any",
+            (("publickey",), ("password",), ("keyboard-interactive",)),
+        ),
+        ("PasswordAuthentication no", (("publickey",), ("keyboard-interactive",))),
+        ("UsePAM no", (("publickey",), ("password",))),
+        ("KbdInteractiveAuthentication no", (("publickey",), ("password",))),
+        ("ChallengeResponseAuthentication no", (("publickey",), ("password",))),
+        ("AuthenticationMethods keyboard-interactive", (("keyboard-interactive",),)),
+        (
+            "AuthenticationMethods publickey,keyboard-interactive:bsdauth password",
+            (("password",),),
+        ),
         ("AuthenticationMethods publickey,password", (("publickey", "password"),)),
         (
             "AuthenticationMethods publickey,publickey password publickey,keyboard-interactive:pam",
-            (("publickey", "publickey"), ("password",)),
+            (
+                ("publickey", "publickey"),
+                ("password",),
+                ("publickey", "keyboard-interactive"),
+            ),
         ),
         (
             "AuthenticationMethods publickey,password publickey\nPasswordAuthentication no",
@@ -514,7 +529,9 @@ def test_methods_may_be_wanted_one_after_another(
 @pytest.mark.parametrize(
     "text",
     [
-        "AuthenticationMethods keyboard-interactive",
+        "AuthenticationMethods keyboard-interactive\nUsePAM no",
+        "AuthenticationMethods keyboard-interactive\nKbdInteractiveAuthentication no",
+        "AuthenticationMethods keyboard-interactive:skey",
         "AuthenticationMethods publickey,hostbased password,none",
         "AuthenticationMethods publickey,password\nPasswordAuthentication no",
     ],

@@ -1,0 +1,555 @@
+"""Keyboard-interactive logins: what PAM's modules ask, one after another, with both pairs of
+programs.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.accounts import Account, PamService, make_pam_service
+from tests.janitor import Janitor
+from tests.needs import need_root
+from tests.pam_asking import OTHER_STEPS, asking, build_module
+from tests.processes import Process, is_running, wait_until
+from tests.programs import Client, Programs, Server, Sshoq
+from tests.scenarios.conftest import ClientFactory, ServerFactory
+from tests.terminal import Terminal
+
+OpenTerminal = Callable[..., Terminal]
+
+pytestmark = pytest.mark.privileged
+
+ON = ["KbdInteractiveAuthentication yes"]
+CODE = "secret|Verification code: |123456"
+FLOOR = "visible|Which floor? |third"
+
+
+@pytest.fixture
+def askpass(tmp_path: Path) -> Callable[..., dict[str, str]]:
+    """Answers to prompts in turn, the last one for ever; the prompts are kept in files."""
+
+    def make(*answers: str) -> dict[str, str]:
+        (tmp_path / "prompts").mkdir(exist_ok=True)
+        tmp_path.joinpath("answers").write_text("".join(f"{answer}\n" for answer in answers))
+        program = tmp_path / "askpass"
+        program.write_text(
+            f"#!/bin/sh\ncd {tmp_path}\nn=$(ls prompts | wc -l)\n"
+            'printf %s "$1" > prompts/$(printf %03d "$n")\nhead -n 1 answers\n'
+            'test "$(wc -l < answers)" -le 1 || sed -i 1d answers\n'
+        )
+        program.chmod(0o755)
+        return {"SSH_ASKPASS": str(program), "SSH_ASKPASS_REQUIRE": "force", "DISPLAY": ":0"}
+
+    return make
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Callable[[], list[str]]:
+    """What was asked so far."""
+    return lambda: [path.read_text() for path in sorted((tmp_path / "prompts").glob("*"))]
+
+
+@pytest.fixture(scope="session")
+def module(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_module(tmp_path_factory.mktemp("pam"))
+
+
+@pytest.fixture
+def stack(janitor: Janitor) -> Callable[[str], PamService]:
+    """A service with these lines."""
+    need_root()
+    return lambda lines: make_pam_service(janitor, janitor.directory(), lines)
+
+
+@pytest.fixture
+def serve(programs: Programs, start_server: ServerFactory) -> Callable[..., Server]:
+    def start(service: PamService, *settings: str) -> Server:
+        return start_server(programs, [*settings, *ON], pam=service)
+
+    return start
+
+
+@pytest.fixture
+def keyless(connect: ClientFactory) -> Callable[..., Client]:
+    """A client that has no key to offer."""
+
+    def make(server: Server, account: Account, *options: str, user: str = "") -> Client:
+        client = connect(server, account, user=user)
+        client.key = None
+        client.more_options = ["-o", "PubkeyAuthentication=no"]
+        client.more_options += [word for option in options for word in ("-o", option)]
+        return client
+
+    return make
+
+
+@pytest.fixture
+def open_client(open_terminal: OpenTerminal) -> OpenTerminal:
+    """On a terminal, whose prompts are answered there."""
+
+    def start(client: Client, *words: str, flags: tuple[str, ...] = ("-T",)) -> Terminal:
+        return open_terminal(client, *words, flags=flags)
+
+    return start
+
+
+Serve = Callable[..., Server]
+Stack = Callable[[str], PamService]
+Keyless = Callable[..., Client]
+Askpass = Callable[..., dict[str, str]]
+Prompts = Callable[[], list[str]]
+
+
+class TestPassword:
+    def test_the_password_lets_in_and_the_log_names_the_device(
+        self,
+        serve: Serve,
+        pam_service: PamService,
+        keyless: Keyless,
+        account: Account,
+        askpass: Askpass,
+        prompts: Prompts,
+    ) -> None:
+        server = serve(pam_service, "ExposeAuthInfo yes")
+        client = keyless(server, account)
+        output = client.output("id -un; cat $SSH_USER_AUTH", env=askpass(account.password))
+        assert output.decode() == f"{account.name}\nkeyboard-interactive/pam\n"
+        assert prompts() == [f"({account.name}@127.0.0.1) Password: "]
+        accepted = f"Accepted keyboard-interactive/pam for {account.name} from 127.0.0.1 port"
+        assert accepted in server.log()
+
+    def test_it_is_asked_before_the_plain_password_and_both_as_often_as_wanted(
+        self,
+        serve: Serve,
+        pam_service: PamService,
+        keyless: Keyless,
+        account: Account,
+        askpass: Askpass,
+        prompts: Prompts,
+    ) -> None:
+        server = serve(pam_service)
+        client = keyless(server, account, "NumberOfPasswordPrompts=2")
+        done = client.run("true", env=askpass("wrong"))
+        assert done.returncode == 255
+        name = f"{account.name}@127.0.0.1"
+        assert prompts() == [f"({name}) Password: "] * 2 + [f"{name}'s password: "] * 2
+        assert f"Failed keyboard-interactive/pam for {account.name} from" in server.log()
+        assert f"PAM: Authentication failure for {account.name} from 127.0.0.1" in server.log()
+        denied = f"{name}: Permission denied (publickey,password,keyboard-interactive)."
+        assert done.stderr.decode().splitlines()[-1] == denied
+
+    def test_the_second_answer_may_be_right(
+        self,
+        serve: Serve,
+        pam_service: PamService,
+        keyless: Keyless,
+        account: Account,
+        askpass: Askpass,
+    ) -> None:
+        client = keyless(serve(pam_service), account)
+        done = client.run("echo in", env=askpass("wrong", account.password))
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"in\n", b"")
+
+    def test_tries_are_counted(
+        self,
+        serve: Serve,
+        pam_service: PamService,
+        keyless: Keyless,
+        account: Account,
+        askpass: Askpass,
+        prompts: Prompts,
+    ) -> None:
+        server = serve(pam_service, "MaxAuthTries 2")
+        done = keyless(server, account).run("true", env=askpass("wrong"))
+        assert done.returncode == 255
+        assert b"Too many authentication failures" in done.stderr
+        assert len(prompts()) == 2
+
+    @pytest.mark.parametrize("user", ["nobody-of-this-name", "root"])
+    def test_who_may_not_log_in_is_asked_the_same(
+        self,
+        serve: Serve,
+        pam_service: PamService,
+        keyless: Keyless,
+        account: Account,
+        askpass: Askpass,
+        prompts: Prompts,
+        user: str,
+    ) -> None:
+        server = serve(pam_service, "PermitRootLogin prohibit-password")
+        client = keyless(server, account, "NumberOfPasswordPrompts=1", user=user)
+        done = client.run("true", env=askpass(account.password))
+        assert done.returncode == 255
+        asked = [f"({user}@127.0.0.1) Password: ", f"{user}@127.0.0.1's password: "]
+        assert prompts() == asked
+        invalid = "" if user == "root" else "invalid user "
+        assert f"Failed keyboard-interactive/pam for {invalid}{user} from" in server.log()
+
+    @pytest.mark.parametrize(
+        "option", ["KbdInteractiveAuthentication=no", "PreferredAuthentications=publickey"]
+    )
+    def test_who_does_not_want_it_is_not_asked(
+        self,
+        serve: Serve,
+        pam_service: PamService,
+        keyless: Keyless,
+        account: Account,
+        askpass: Askpass,
+        prompts: Prompts,
+        option: str,
+    ) -> None:
+        client = keyless(serve(pam_service), account, option, "PasswordAuthentication=no")
+        assert client.run("true", env=askpass(account.password)).returncode == 255
+        assert prompts() == []
+
+    def test_batch_mode_asks_nobody(
+        self,
+        serve: Serve,
+        pam_service: PamService,
+        keyless: Keyless,
+        account: Account,
+        askpass: Askpass,
+        prompts: Prompts,
+    ) -> None:
+        client = keyless(serve(pam_service), account, "BatchMode=yes")
+        done = client.run("true", env=askpass(account.password))
+        assert b"Permission denied (publickey,password,keyboard-interactive)." in done.stderr
+        assert prompts() == []
+
+    def test_debugging_names_the_method(
+        self,
+        serve: Serve,
+        pam_service: PamService,
+        keyless: Keyless,
+        account: Account,
+        askpass: Askpass,
+    ) -> None:
+        client = keyless(serve(pam_service), account)
+        done = client.run("true", flags=["-v"], env=askpass(account.password))
+        lines = done.stderr.decode().replace("\r", "").splitlines()
+        assert "debug1: Next authentication method: keyboard-interactive" in lines
+        assert any('using "keyboard-interactive".' in line for line in lines)
+
+
+class TestMoreThanAPassword:
+    def test_all_questions_come_in_order_and_only_some_are_shown(
+        self,
+        serve: Serve,
+        stack: Stack,
+        module: Path,
+        keyless: Keyless,
+        account: Account,
+        open_client: OpenTerminal,
+    ) -> None:
+        """The whole terminal, to the letter."""
+        lines = "auth required pam_unix.so\n"
+        lines += asking(module, "info|Look at your phone.", CODE, FLOOR) + OTHER_STEPS
+        client = keyless(serve(stack(lines)), account)
+        terminal = open_client(client, "echo", "in")
+        name = f"({account.name}@127.0.0.1)"
+        for answer in (account.password, "123456", "third"):
+            terminal.expect(r"(Password|code|floor[?]).*: |floor[?] ")
+            terminal.send(answer + "\n")
+        assert terminal.wait() == 0
+        assert terminal.transcript.decode() == (
+            f"\r{name} Password: \r\n"
+            f"\r{name} Look at your phone.\r\nVerification code: \r\n"
+            f"\r{name} Which floor? third\r\nin\r\n"
+        )
+
+    @pytest.mark.parametrize("wrong", [0, 1, 2])
+    def test_each_answer_counts(
+        self,
+        serve: Serve,
+        stack: Stack,
+        module: Path,
+        keyless: Keyless,
+        account: Account,
+        askpass: Askpass,
+        prompts: Prompts,
+        wrong: int,
+    ) -> None:
+        lines = "auth required pam_unix.so\n" + asking(module, CODE, FLOOR) + OTHER_STEPS
+        client = keyless(serve(stack(lines)), account, "NumberOfPasswordPrompts=1")
+        client.more_options += ["-o", "PasswordAuthentication=no"]
+        answers = [account.password, "123456", "third"]
+        answers[wrong] = "wrong"
+        assert client.run("true", env=askpass(*answers)).returncode == 255
+        assert len(prompts()) == 3
+
+    def test_control_characters_of_a_module_do_not_reach_the_terminal(
+        self,
+        serve: Serve,
+        stack: Stack,
+        module: Path,
+        keyless: Keyless,
+        account: Account,
+        open_client: OpenTerminal,
+    ) -> None:
+        lines = asking(module, "secret|\x1b[31mRed\u00e9: |yes") + OTHER_STEPS
+        terminal = open_client(keyless(serve(stack(lines)), account), "true")
+        asked = terminal.expect(r"\(.*Red.*: ").group()
+        assert asked == f"({account.name}@127.0.0.1) \\033[31mRed\u00e9: ".encode()
+        terminal.send("yes\n")
+        assert terminal.wait() == 0
+
+    def test_what_a_module_says_when_it_refuses_is_shown(
+        self,
+        serve: Serve,
+        stack: Stack,
+        module: Path,
+        keyless: Keyless,
+        account: Account,
+        askpass: Askpass,
+        prompts: Prompts,
+    ) -> None:
+        lines = asking(module, CODE) + asking(module, "error|You are locked out.", "fail")
+        client = keyless(
+            serve(stack(lines + OTHER_STEPS)), account, "PasswordAuthentication=no"
+        )
+        done = client.run("true", env=askpass("123456"))
+        assert done.returncode == 255
+        said = done.stderr.decode().replace("\r", "").splitlines()
+        assert said[:-1] == ["You are locked out.", ""] * 3
+        assert len(prompts()) == 3
+
+    def test_what_a_module_says_when_it_agrees_is_shown(
+        self,
+        serve: Serve,
+        stack: Stack,
+        module: Path,
+        keyless: Keyless,
+        account: Account,
+        askpass: Askpass,
+    ) -> None:
+        lines = asking(module, CODE) + asking(module, "info|Two days are left.") + OTHER_STEPS
+        client = keyless(serve(stack(lines)), account)
+        done = client.run("true", env=askpass("123456"))
+        assert done.returncode == 0
+        assert b"Two days are left." in done.stderr
+
+    def test_nothing_to_ask_lets_in_at_once(
+        self,
+        serve: Serve,
+        stack: Stack,
+        keyless: Keyless,
+        account: Account,
+        askpass: Askpass,
+        prompts: Prompts,
+    ) -> None:
+        client = keyless(serve(stack("auth required pam_permit.so\n" + OTHER_STEPS)), account)
+        assert client.output("echo in", env=askpass("x")) == b"in\n"
+        assert prompts() == []
+
+
+class TestExpiredPassword:
+    @pytest.fixture
+    def expired(self, fresh_account: Account) -> Account:
+        subprocess.run(["chage", "--lastday", "0", fresh_account.name], check=True)
+        return fresh_account
+
+    def test_it_is_changed_on_the_way_in(
+        self,
+        serve: Serve,
+        pam_service: PamService,
+        keyless: Keyless,
+        expired: Account,
+        askpass: Askpass,
+        prompts: Prompts,
+    ) -> None:
+        new = "another battery staple"
+        client = keyless(serve(pam_service), expired)
+        answers = askpass(expired.password, expired.password, new, new)
+        assert client.output("echo in", env=answers) == b"in\n"
+        name = f"({expired.name}@127.0.0.1)"
+        first, change, once, again = prompts()
+        assert (first, once, again) == (
+            f"{name} Password: ",
+            f"{name} New password: ",
+            f"{name} Retype new password: ",
+        )
+        assert change.startswith(f"{name} You are required to change your password immediately")
+        assert change.endswith("Current password: ")
+        assert keyless(client.server, expired).output("echo new", env=askpass(new)) == b"new\n"
+
+    def test_who_does_not_change_it_stays_out(
+        self,
+        serve: Serve,
+        pam_service: PamService,
+        keyless: Keyless,
+        expired: Account,
+        askpass: Askpass,
+        prompts: Prompts,
+    ) -> None:
+        client = keyless(
+            serve(pam_service), expired, "NumberOfPasswordPrompts=1", "PasswordAuthentication=no"
+        )
+        done = client.run("echo in", env=askpass(expired.password, expired.password, "one", "two"))
+        assert (done.returncode, done.stdout) == (255, b"")
+        assert prompts()[-1] == f"({expired.name}@127.0.0.1) Retype new password: "
+
+
+class TestAccount:
+    def test_an_expired_account_stays_out(
+        self,
+        serve: Serve,
+        pam_service: PamService,
+        keyless: Keyless,
+        fresh_account: Account,
+        askpass: Askpass,
+    ) -> None:
+        subprocess.run(["chage", "--expiredate", "1", fresh_account.name], check=True)
+        server = serve(pam_service)
+        client = keyless(server, fresh_account, "PasswordAuthentication=no")
+        done = client.run("true", env=askpass(fresh_account.password))
+        assert done.returncode == 255
+        assert b"Your account has expired" in done.stderr
+        failed = f"Failed keyboard-interactive/pam for {fresh_account.name} from 127.0.0.1"
+        assert failed in server.log()
+
+    def test_the_account_step_may_ask_too(
+        self,
+        serve: Serve,
+        stack: Stack,
+        module: Path,
+        keyless: Keyless,
+        account: Account,
+        askpass: Askpass,
+        prompts: Prompts,
+    ) -> None:
+        lines = asking(module, CODE) + asking(module, FLOOR, kind="account") + OTHER_STEPS
+        client = keyless(serve(stack(lines)), account)
+        assert client.output("echo in", env=askpass("123456", "third")) == b"in\n"
+        assert prompts()[1] == f"({account.name}@127.0.0.1) Which floor? "
+
+
+class TestSeveralMethods:
+    @pytest.mark.parametrize("method", ["keyboard-interactive", "keyboard-interactive:pam"])
+    def test_a_key_and_a_code_open_together(
+        self,
+        serve: Serve,
+        stack: Stack,
+        module: Path,
+        connect: ClientFactory,
+        account: Account,
+        askpass: Askpass,
+        prompts: Prompts,
+        method: str,
+    ) -> None:
+        server = serve(
+            stack(asking(module, CODE) + OTHER_STEPS),
+            f"AuthenticationMethods publickey,{method}",
+            "ExposeAuthInfo yes",
+        )
+        client = connect(server, account)
+        shown = client.output("cat $SSH_USER_AUTH", env=askpass("123456")).decode()
+        kind, key, *_ = account.public_key.split()
+        assert shown == f"publickey {kind} {key}\nkeyboard-interactive/pam\n"
+        assert prompts() == [f"({account.name}@127.0.0.1) Verification code: "]
+        assert f"Partial publickey for {account.name} from" in server.log()
+
+    def test_neither_alone_opens_anything(
+        self,
+        serve: Serve,
+        stack: Stack,
+        module: Path,
+        connect: ClientFactory,
+        keyless: Keyless,
+        account: Account,
+        askpass: Askpass,
+        prompts: Prompts,
+    ) -> None:
+        service = stack(asking(module, CODE) + OTHER_STEPS)
+        server = serve(service, "AuthenticationMethods publickey,keyboard-interactive")
+        done = connect(server, account).run("true")  # BatchMode: the key is all there is
+        assert b"Permission denied (keyboard-interactive)." in done.stderr
+        done = keyless(server, account).run("true", env=askpass("123456"))
+        assert b"Permission denied (publickey)." in done.stderr
+        assert prompts() == []
+
+    def test_a_code_and_then_a_password(
+        self,
+        serve: Serve,
+        stack: Stack,
+        module: Path,
+        keyless: Keyless,
+        account: Account,
+        askpass: Askpass,
+        prompts: Prompts,
+    ) -> None:
+        """The password is the answer to whatever is hidden."""
+        service = stack(asking(module, "secret|Code: |123456") + OTHER_STEPS)
+        server = serve(service, "AuthenticationMethods keyboard-interactive,password")
+        client = keyless(server, account)
+        assert client.output("echo in", env=askpass("123456")) == b"in\n"
+        name = f"{account.name}@127.0.0.1"
+        assert prompts() == [f"({name}) Code: ", f"{name}'s password: "]
+
+
+def serving(server: Server) -> list[Process]:
+    """The processes of connections; a router serves them all."""
+    return [
+        one for one in server.family() if one.pid != server.pid and one.name != "sshoq-router"
+    ]
+
+
+class TestUnfinished:
+    def test_who_leaves_in_the_middle_leaves_nothing_behind(
+        self,
+        serve: Serve,
+        pam_service: PamService,
+        keyless: Keyless,
+        account: Account,
+        open_client: OpenTerminal,
+    ) -> None:
+        server = serve(pam_service)
+        terminal = open_client(keyless(server, account), "true")
+        terminal.expect("Password: ")
+        busy = serving(server)
+        assert busy
+        terminal.process.kill()
+        terminal.process.wait(timeout=30)
+        wait_until(lambda: not any(map(is_running, busy)), 60, f"{busy} have ended")
+        assert "Accepted" not in server.log()
+
+    def test_the_grace_time_ends_a_question(
+        self,
+        serve: Serve,
+        pam_service: PamService,
+        keyless: Keyless,
+        account: Account,
+        open_client: OpenTerminal,
+    ) -> None:
+        server = serve(pam_service, "LoginGraceTime 3")
+        terminal = open_client(keyless(server, account), "true")
+        terminal.expect("Password: ")
+        busy = serving(server)
+        wait_until(lambda: not any(map(is_running, busy)), 60, f"{busy} have ended")
+        terminal.send(f"{account.password}\n")
+        assert terminal.wait() == 255
+        assert "Accepted" not in server.log()
+
+    def test_end_of_input_goes_on_to_the_next_method(
+        self,
+        sshoq: Sshoq,
+        start_server: ServerFactory,
+        pam_service: PamService,
+        keyless: Keyless,
+        account: Account,
+        open_client: OpenTerminal,
+    ) -> None:
+        """As in the middle of any question of ours; ssh sends an empty answer."""
+        server = start_server(sshoq, ON, pam=pam_service)
+        terminal = open_client(keyless(server, account), "echo", "in")
+        terminal.expect(r"\) Password: ")
+        terminal.send("\x04")
+        terminal.expect("'s password: ")
+        terminal.send(f"{account.password}\n")
+        assert terminal.wait() == 0
+        failed = f"Failed keyboard-interactive/pam for {account.name} from"
+        assert failed in server.log()
+
