@@ -24,7 +24,7 @@ RunMonitor = Callable[[socket.socket, socket.socket, ServerConfig, Identity, Con
 
 ROUTER_CODE = """\
 from sshoq.server.libc import set_process_name
-set_process_name("sshoq-router")
+set_process_name("sshoq-router")  # not later: what follows takes its time
 from sshoq.server.router import run_router
 sys.exit(run_router(socket.socket(fileno=3), socket.socket(fileno=4), int(sys.argv[1])))
 """

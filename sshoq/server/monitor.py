@@ -26,7 +26,7 @@ from sshoq.server.config import ServerConfig
 from sshoq.server.connection import ConnectionFacts
 from sshoq.server.identity import Identity
 from sshoq.server.leader import run_leader
-from sshoq.server.listener import parse_peer
+from sshoq.server.listener import parse_peer, show_address
 from sshoq.server.login import (
     LoginError,
     become_user,
@@ -356,6 +356,7 @@ class Monitor:
     def _open_login(self) -> None:
         rights = self._authenticator.login
         assert rights is not None
+        libc.set_process_name("sshoq-monitor", rights.account.name)
         try:
             rights = self._open_session(rights)
         except PamError as error:
@@ -410,7 +411,7 @@ class Monitor:
         signals.reset(keep=(signal.SIGCHLD, signal.SIGPIPE))
         # What PAM modules hold open must end with the monitor, too, so it is not kept here.
         close_descriptors((to_network.fileno(), to_monitor.fileno(), log.descriptor()))
-        libc.set_process_name("sshoq-leader")
+        libc.set_process_name("sshoq-leader", rights.account.name)
         libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 0)
         self._identity.forget_keys()
         account = rights.account
@@ -612,7 +613,7 @@ def run_monitor(
     connection: ConnectionFacts,
 ) -> int:
     """The monitor's life, in a process of its own. Returns its exit status."""
-    _prepare_process()
+    _prepare_process(connection)
     to_main.setblocking(False)
     monitor = Monitor(
         PrivsepSocket(to_network, FROM_MONITOR, TO_MONITOR),
@@ -647,8 +648,8 @@ def chroot_of(rights: LoginRights) -> str | None:
 _IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ)
 
 
-def _prepare_process() -> None:
-    libc.set_process_name("sshoq-monitor")
+def _prepare_process(where: ConnectionFacts) -> None:
+    libc.set_process_name("sshoq-monitor", show_address((where.peer_address, where.peer_port)))
     libc.prctl(libc.PR_SET_DUMPABLE, 0)
     # Programs whose leader was killed become our children, and so stay known.
     libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)

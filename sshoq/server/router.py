@@ -18,6 +18,7 @@ from sshoq.server import signals
 from sshoq.server.arrival import Arrival, read_arrivals, send_from
 from sshoq.server.heap import settle_heap
 from sshoq.server.libc import set_process_name
+from sshoq.server.listener import show_address
 from sshoq.server.login import close_descriptors
 from sshoq.server.network import NetworkStart, run_network
 from sshoq.server.privsep import (
@@ -313,7 +314,7 @@ class Router:
             close_descriptors((control.fileno(), *descriptors))
             signal.set_wakeup_fd(-1)
             signals.dispose((signal.SIGCHLD,), signals.DEFAULT)
-            set_process_name("sshoq-network")
+            set_process_name("sshoq-network", show_address(arrivals[0].peer))
             confine_network()
             status = run_network(
                 NetworkStart(
@@ -415,6 +416,7 @@ def run_router(listener: socket.socket, to_main: socket.socket, number: int) -> 
     """The router's life. Returns its exit status when main is gone or wants it to end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a ^C at the terminal is main's to answer
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    set_process_name("sshoq-router", show_address(listener.getsockname()))
     listener.setblocking(False)
     main = PrivsepSocket(to_main, ROUTER_TO_MAIN, MAIN_TO_ROUTER)
     children = signals.watch((signal.SIGCHLD,))

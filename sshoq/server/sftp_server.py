@@ -92,7 +92,7 @@ _HALF_A_YEAR = 365 * 24 * 3600 // 2
 def run_sftp_server(account: Account, access: FileAccess) -> NoReturn:
     """The child's life, from its home on. Standard input and output lead to the client."""
     close_descriptors()  # the root directory's, which could lead out of a chroot
-    libc.set_process_name("internal-sftp")
+    libc.set_process_name("internal-sftp", account.name)
     listed = access.denied | (access.permitted or frozenset())
     if access.refusal is not None or listed - REQUEST_NAMES:
         os.write(2, b"internal-sftp: arguments that cannot be obeyed\n")

@@ -218,6 +218,11 @@ def kinds_of(server: Server, session: Session) -> Kinds:
     return Kinds(main, router, networks[-1], monitor, leader)
 
 
+def title_of(process: Process) -> str:
+    """As ps -f shows it."""
+    return Path(f"/proc/{process.pid}/cmdline").read_text().rstrip("\0")
+
+
 class TestEachKindOfProcess:
     """Ours alone: one of the five is killed; the other connection must not notice."""
 
@@ -293,6 +298,10 @@ class TestEachKindOfProcess:
         assert kinds.router.uid not in (0, fresh_account.uid)
         names = [kind.name for kind in (kinds.router, kinds.network, kinds.monitor, kinds.leader)]
         assert names == ["sshoq-router", "sshoq-network", "sshoq-monitor", "sshoq-leader"]
+        assert title_of(kinds.router) == f"sshoq-router: 127.0.0.1 port {server.port}"
+        assert title_of(kinds.network).startswith("sshoq-network: 127.0.0.1 port ")
+        assert title_of(kinds.monitor) == f"sshoq-monitor: {fresh_account.name}"
+        assert title_of(kinds.leader) == f"sshoq-leader: {fresh_account.name}"
         for process in (kinds.router, kinds.network):
             status = Path(f"/proc/{process.pid}/status").read_text()
             assert "\nNoNewPrivs:\t1\n" in status
