@@ -38,7 +38,8 @@ class AgentError(Exception):
 
 
 def agent_path(identity_agent: str | None, environ: Mapping[str, str]) -> str | None:
-    """Where the agent listens, from IdentityAgent (None if not given) and the environment."""
+    """Where the agent listens, from IdentityAgent or what else names it so (None if not given), and
+    the environment."""
     if identity_agent is None or identity_agent == "SSH_AUTH_SOCK":
         return environ.get("SSH_AUTH_SOCK") or None
     if identity_agent == "none":

@@ -332,7 +332,7 @@ class Run:
         departure = Departure(
             self._invocation,
             self._log,
-            Prompter(os.environ, batch=self._options.batch_mode),
+            Prompter(os.environ, self._log.error, batch=self._options.batch_mode),
             targets,
             wish,
             first,

@@ -200,7 +200,7 @@ class Guest:
         if self._options.control_master not in ("ask", "autoask"):
             return True
         answer: asyncio.Future[bool] = self._loop.create_future()
-        prompter = Prompter(os.environ, batch=self._options.batch_mode)
+        prompter = Prompter(os.environ, self._log.error, batch=self._options.batch_mode)
 
         def ask() -> None:
             granted = prompter.confirm(question)

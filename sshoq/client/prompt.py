@@ -34,12 +34,19 @@ class PromptInterrupted(Exception):
 
 
 class Prompter:
-    """Asks, unless BatchMode forbids it. `tty` is the terminal's path, for tests."""
+    """Asks, unless BatchMode forbids it. `complain` hears why it cannot; `tty` is the terminal's
+    path, for tests."""
 
     def __init__(
-        self, environ: Mapping[str, str], *, batch: bool = False, tty: str = "/dev/tty"
+        self,
+        environ: Mapping[str, str],
+        complain: Callable[[str], None],
+        *,
+        batch: bool = False,
+        tty: str = "/dev/tty",
     ) -> None:
         self._environ = environ
+        self._complain = complain
         self._tty = tty
         self._signals = -1  # where a prompt in another thread learns of signals
         self.asking = False
@@ -169,7 +176,8 @@ class Prompter:
                 stdout=subprocess.PIPE,
                 env=environ,
             )
-        except OSError:
+        except OSError as error:
+            self._complain(f"ssh_askpass: exec({program}): {error.strerror}")
             return None
         assert child.stdout is not None
         with child:

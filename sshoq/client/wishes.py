@@ -170,7 +170,7 @@ def forwarded_agent(options: Options, environ: Mapping[str, str]) -> str | None:
         return None
     from sshoq.auth.agent import agent_path  # this module is loaded ahead of the first flight
 
-    path = options.forward_agent_path or agent_path(options.identity_agent, environ)
+    path = agent_path(options.forward_agent_path or options.identity_agent, environ)
     return path if path is not None and os.path.exists(path) else None
 
 

@@ -96,7 +96,7 @@ class Scene:
 
 class ScriptedPrompter(Prompter):
     def __init__(self, scene: Scene, *, batch: bool) -> None:
-        super().__init__({}, batch=batch, tty="/nonexistent")
+        super().__init__({}, pytest.fail, batch=batch, tty="/nonexistent")
         self._scene = scene
 
     def _ask(self, question: str, *, echo: bool) -> str | None:

@@ -52,7 +52,7 @@ def obey(line: str, forwards: FakeForwards, *, permits_programs: bool = False) -
     log = Log(INFO, lambda level, text: said.append(text))
     command_line = CommandLine(
         cast(Forwards, forwards),
-        Prompter({}, tty="/nonexistent"),
+        Prompter({}, pytest.fail, tty="/nonexistent"),
         log,
         permits_programs=permits_programs,
     )

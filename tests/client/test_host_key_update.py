@@ -65,7 +65,7 @@ async def honest(channel: Channel) -> None:
 
 class Answering(Prompter):
     def __init__(self, *answers: str) -> None:
-        super().__init__({}, tty="/nonexistent")
+        super().__init__({}, pytest.fail, tty="/nonexistent")
         self.answers = list(answers)
         self.asked: list[str] = []
 

@@ -53,7 +53,7 @@ def in_thread(call: Callable[[], str | None]) -> Callable[[], str | None]:
 
 
 def test_secret_is_not_echoed_and_echo_comes_back(tty: Tty) -> None:
-    prompter = Prompter({}, tty=tty.path)
+    prompter = Prompter({}, pytest.fail, tty=tty.path)
     result = in_thread(lambda: prompter.secret("me@there's password: "))
     assert tty.read_until(b": ") == b"\rme@there's password: "
     assert not tty.echoes
@@ -64,7 +64,7 @@ def test_secret_is_not_echoed_and_echo_comes_back(tty: Tty) -> None:
 
 
 def test_answer_is_echoed(tty: Tty) -> None:
-    result = in_thread(lambda: Prompter({}, tty=tty.path).answer("yes or no? "))
+    result = in_thread(lambda: Prompter({}, pytest.fail, tty=tty.path).answer("yes or no? "))
     tty.read_until(b"? ")
     os.write(tty.master, b"yes\n")
     assert result() == "yes"
@@ -72,14 +72,14 @@ def test_answer_is_echoed(tty: Tty) -> None:
 
 
 def test_end_of_input_is_no_answer(tty: Tty) -> None:
-    result = in_thread(lambda: Prompter({}, tty=tty.path).secret("? "))
+    result = in_thread(lambda: Prompter({}, pytest.fail, tty=tty.path).secret("? "))
     tty.read_until(b"? ")
     os.write(tty.master, b"\x04")
     assert result() is None
 
 
 def test_empty_line_is_an_empty_answer(tty: Tty) -> None:
-    result = in_thread(lambda: Prompter({}, tty=tty.path).secret("? "))
+    result = in_thread(lambda: Prompter({}, pytest.fail, tty=tty.path).secret("? "))
     tty.read_until(b"? ")
     os.write(tty.master, b"\n")
     assert result() == ""
@@ -87,7 +87,7 @@ def test_empty_line_is_an_empty_answer(tty: Tty) -> None:
 
 def test_batch_mode_never_asks(tty: Tty, askpass: str) -> None:
     environ = {"SSH_ASKPASS": askpass, "SSH_ASKPASS_REQUIRE": "force"}
-    assert Prompter(environ, batch=True, tty=tty.path).secret("? ") is None
+    assert Prompter(environ, pytest.fail, batch=True, tty=tty.path).secret("? ") is None
 
 
 @pytest.fixture
@@ -115,14 +115,14 @@ NO_TTY = "/nonexistent/tty"
 def test_askpass_without_a_terminal(
     askpass: str, variables: Mapping[str, str], asked: bool
 ) -> None:
-    prompter = Prompter({"SSH_ASKPASS": askpass, **variables}, tty=NO_TTY)
+    prompter = Prompter({"SSH_ASKPASS": askpass, **variables}, pytest.fail, tty=NO_TTY)
     assert prompter.secret("Password?") == ("program: Password?" if asked else None)
 
 
 @pytest.mark.parametrize("rule", ["prefer", "force"])
 def test_askpass_before_a_terminal(tty: Tty, askpass: str, rule: str) -> None:
     environ = {"SSH_ASKPASS": askpass, "SSH_ASKPASS_REQUIRE": rule, "DISPLAY": ":0"}
-    assert Prompter(environ, tty=tty.path).answer("Yes?") == "program: Yes?"
+    assert Prompter(environ, pytest.fail, tty=tty.path).answer("Yes?") == "program: Yes?"
 
 
 @pytest.fixture
@@ -139,18 +139,19 @@ def permit(tmp_path: Path) -> str:
 )
 def test_permission_is_asked_for_by_askpass(permit: str, answer: str, is_permitted: bool) -> None:
     environ = {"SSH_ASKPASS": permit, "SSH_ASKPASS_REQUIRE": "force", "ANSWER": answer}
-    assert Prompter(environ, tty=NO_TTY).confirm("May I?") == is_permitted
+    assert Prompter(environ, pytest.fail, tty=NO_TTY).confirm("May I?") == is_permitted
 
 
 def test_permission_is_not_asked_for_at_a_terminal(tty: Tty, permit: str) -> None:
-    assert not Prompter({"SSH_ASKPASS": permit, "ANSWER": "yes"}, tty=tty.path).confirm("May I?")
-    environ = {"SSH_ASKPASS": permit, "DISPLAY": ":0", "ANSWER": "yes"}
-    assert Prompter(environ, tty=tty.path).confirm("May I?")
+    environ = {"SSH_ASKPASS": permit, "ANSWER": "yes"}
+    assert not Prompter(environ, pytest.fail, tty=tty.path).confirm("May I?")
+    environ["DISPLAY"] = ":0"
+    assert Prompter(environ, pytest.fail, tty=tty.path).confirm("May I?")
 
 
 def test_batch_mode_permits_nothing(permit: str) -> None:
     environ = {"SSH_ASKPASS": permit, "SSH_ASKPASS_REQUIRE": "force", "ANSWER": "yes"}
-    assert not Prompter(environ, tty=NO_TTY, batch=True).confirm("May I?")
+    assert not Prompter(environ, pytest.fail, tty=NO_TTY, batch=True).confirm("May I?")
 
 
 def test_askpass_that_fails_is_no_answer(
@@ -158,16 +159,19 @@ def test_askpass_that_fails_is_no_answer(
 ) -> None:
     monkeypatch.setenv("ASKPASS_STATUS", "1")
     environ = {"SSH_ASKPASS": askpass, "SSH_ASKPASS_REQUIRE": "force"}
-    assert Prompter(environ, tty=NO_TTY).secret("?") is None
+    assert Prompter(environ, pytest.fail, tty=NO_TTY).secret("?") is None
 
 
-def test_missing_askpass_is_no_answer(tmp_path: Path) -> None:
-    environ = {"SSH_ASKPASS": str(tmp_path / "none"), "SSH_ASKPASS_REQUIRE": "force"}
-    assert Prompter(environ, tty=NO_TTY).secret("?") is None
+def test_missing_askpass_is_told(tmp_path: Path) -> None:
+    path = str(tmp_path / "none")
+    environ = {"SSH_ASKPASS": path, "SSH_ASKPASS_REQUIRE": "force"}
+    complaints: list[str] = []
+    assert Prompter(environ, complaints.append, tty=NO_TTY).secret("?") is None
+    assert complaints == [f"ssh_askpass: exec({path}): No such file or directory"]
 
 
 def test_signal_ends_the_question_with_echo_on(tty: Tty) -> None:
-    prompter = Prompter({}, tty=tty.path)
+    prompter = Prompter({}, pytest.fail, tty=tty.path)
 
     async def ask_and_interrupt() -> None:
         loop = asyncio.get_running_loop()
@@ -184,7 +188,7 @@ def test_signal_ends_the_question_with_echo_on(tty: Tty) -> None:
 
 
 def test_loop_goes_on_while_the_user_thinks(tty: Tty) -> None:
-    prompter = Prompter({}, tty=tty.path)
+    prompter = Prompter({}, pytest.fail, tty=tty.path)
 
     async def ask() -> str | None:
         def reply() -> None:

@@ -55,7 +55,7 @@ class Host:
 
 class Answering(Prompter):
     def __init__(self, host: Host, *, batch: bool) -> None:
-        super().__init__({}, batch=batch, tty="/nonexistent")
+        super().__init__({}, pytest.fail, batch=batch, tty="/nonexistent")
         self._host = host
 
     def _ask(self, question: str, *, echo: bool) -> str | None:

@@ -10,6 +10,7 @@ from sshoq.client.wishes import (
     authentication_methods,
     environment_of,
     escape_character,
+    forwarded_agent,
     forwarded_display,
     identity_paths,
     local_command_text,
@@ -167,3 +168,15 @@ def test_config_files_may_not_wish_what_would_be_missed(tmp_path: Path, line: st
     reason = not_supported(invocation(config=config))
     assert reason is not None
     assert line.split()[0] in reason
+
+
+@pytest.mark.parametrize(
+    ("wish", "is_found"), [("yes", True), ("no", False), ("$OTHER", True), ("$UNSET", False)]
+)
+def test_the_agent_to_take_along_may_be_named_by_a_variable(
+    tmp_path: Path, wish: str, is_found: bool
+) -> None:
+    here = str(tmp_path)
+    environ = {"SSH_AUTH_SOCK": here if wish == "yes" else "/nonexistent", "OTHER": here}
+    options = invocation("-o", f"ForwardAgent={wish}").options
+    assert forwarded_agent(options, environ) == (here if is_found else None)
