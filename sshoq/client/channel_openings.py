@@ -4,6 +4,7 @@ The server may be one that knows addresses only: then names are looked up here.
 """
 
 from sshoq.client.dialing import look_up
+from sshoq.client.log import one_line
 from sshoq.config.forward_spec import Forward
 from sshoq.protocol.extensions import Extension
 from sshoq.protocol.messages import (
@@ -63,4 +64,4 @@ def check_paths_are_known(traits: PeerTraits, path: str) -> None:
 def describe_refusal(refusal: ChannelRefused) -> str:
     """As OpenSSH puts it: the reason's name, and what the server said."""
     name = _REASONS.get(RefusalReason(refusal.reason), "") if refusal.reason in _KNOWN else ""
-    return ": ".join(filter(None, (name or "unknown reason", refusal.text)))
+    return ": ".join(filter(None, (name or "unknown reason", one_line(refusal.text))))

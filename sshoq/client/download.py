@@ -59,6 +59,15 @@ class Download(Transfer):
         with contextlib.closing(LocalFolder.open(target)) as folder:
             await self.attempt(place.path, partial(self._fill, folder, (place.path,)))
 
+    async def member(self, place: Place, target: bytes, name: bytes) -> None:
+        """The same for what has its name from a listing: a file or a directory, into a directory
+        that exists here, through no link."""
+        with contextlib.closing(LocalFolder.open(target)) as folder:
+            if place.info.is_directory:
+                await self._enter(folder, name, place, ())
+            else:
+                await self._member(folder, name, place)
+
     async def _fill(self, folder: LocalFolder, way: tuple[bytes, ...]) -> None:
         """`way`: the directories that led here, this one at the end. Files of it are under way
         while the directories in it are gone into one by one."""

@@ -23,7 +23,7 @@ from sshoq.client.file_run import (
     send_any,
 )
 from sshoq.client.file_words import BadLine, Word, quote_name, split_line
-from sshoq.client.log import Log, printable, write_fully
+from sshoq.client.log import FAILED, Log, printable, write_fully
 from sshoq.client.progress import show
 from sshoq.client.remote_files import FilesGone, RemoteError, RemoteFiles, is_plain_name
 from sshoq.client.transfer import TransferFailed, first_of
@@ -85,12 +85,16 @@ class FileShell:
         return self._interactive
 
     async def run(self, files: RemoteFiles) -> int:
-        self._here = self._home = (await self._first).path
-        with contextlib.suppress(Leave):
-            lines = self._typed_lines() if self._interactive else self._given_lines()
-            async with contextlib.aclosing(lines):
-                async for line in lines:
-                    await self._run_line(line)
+        try:
+            self._here = self._home = (await self._first).path
+            with contextlib.suppress(Leave):
+                lines = self._typed_lines() if self._interactive else self._given_lines()
+                async with contextlib.aclosing(lines):
+                    async for line in lines:
+                        await self._run_line(line)
+        except (CommandError, RemoteError) as error:
+            self._log.error(str(error))
+            return FAILED
         return 0
 
     # ------------------------------------------------------------------ lines
@@ -265,22 +269,28 @@ class FileShell:
         if len(paths) > 1 and not os.path.isdir(target):  # noqa: ASYNC240  # a look at our own
             raise CommandError(f"{show(target)}: several files need a directory")
         for path in paths:
-            await self._get(path, target, flags)
+            await self._get(path, target, flags, is_named=not words[0].has_wildcard)
 
-    async def _get(self, path: bytes, target: bytes, flags: set[str]) -> None:
+    async def _get(
+        self, path: bytes, target: bytes, flags: set[str], *, is_named: bool
+    ) -> None:
+        """`is_named`: by the user. A name that comes from the server goes through no link here."""
         download = Download(
             self._files, self._log, self._progress, follow_links=self._follow_links
         )
         prefetch = Prefetch(self._files, path, chunks=0 if flags else 1)
         place = await self._files.find(path, prefetch.state)
+        folder = target if os.path.isdir(target) else None  # noqa: ASYNC240
         target = local_target(target, path)
         self._note(f"Fetching {show(path)} to {show(target)}")
-        if not place.info.is_directory:
-            await download.file(place, target, prefetch)
-        elif flags:
+        if place.info.is_directory and not flags:
+            raise CommandError(f"{show(path)}: is a directory; get -r copies it")
+        if folder is not None and not is_named:
+            await download.member(place, folder, _name(path))
+        elif place.info.is_directory:
             await download.tree(place, made_folder(target))
         else:
-            raise CommandError(f"{show(path)}: is a directory; get -r copies it")
+            await download.file(place, target, prefetch)
 
     async def put(self, words: list[Word], flags: set[str]) -> None:
         target = self._remote(words[1]) if len(words) > 1 else self._here

@@ -118,7 +118,10 @@ class _Way:
             channel = conversation.open_channel(
                 await datagram_opening_for(conversation.traits, target)
             )
-            await channel.opened()
+            async with asyncio.timeout(self._patience):
+                await channel.opened()
+        except TimeoutError:
+            raise NoWay(options, "Connection timed out") from None
         except ChannelRefused as refusal:
             raise Failure(f"channel 0: open failed: {describe_refusal(refusal)}") from None
         except (ChannelClosed, OSError) as error:

@@ -106,6 +106,11 @@ def printable(text: str) -> str:
     )
 
 
+def one_line(text: str) -> str:
+    """What the peer says, within a line of ours: it cannot make two of it."""
+    return printable(text).replace("\n", "\\n")
+
+
 def _octal(character: str) -> str:
     return "".join(f"\\{byte:03o}" for byte in character.encode("utf-8", "surrogateescape"))
 

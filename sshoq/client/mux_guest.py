@@ -57,7 +57,6 @@ from sshoq.config.forward_spec import Forward
 from sshoq.protocol.messages import Session
 from sshoq.protocol.outcome import Unsupported
 from sshoq.transport.channel import Channel, ChannelClosed, ChannelRefused, SinkClosed
-from sshoq.transport.quic import NoStreamCredit, StreamClosed
 from sshoq.wire import Message
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ MAX_UNREAD = 1 << 20
 
 REFUSED = "Session open refused by peer"
 
-_NO_CHANNEL = (ChannelRefused, ChannelClosed, NoStreamCredit, StreamClosed, SinkClosed)
+_NO_CHANNEL = (ChannelRefused, ChannelClosed, SinkClosed)
 
 
 class Guest:

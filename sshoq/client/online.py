@@ -29,16 +29,16 @@ from sshoq.client.session import (
     wait_without_session,
 )
 from sshoq.client.signals import FATAL, catching, die_of
+from sshoq.client.task_group import unless_callbacks_fail
 from sshoq.client.trust import check_host, guarded
 from sshoq.config.options import Options
 from sshoq.config.resolve import Invocation
-from sshoq.config.usage import DEBUG1, INFO
+from sshoq.config.usage import DEBUG1, ERROR, INFO
 from sshoq.protocol.extensions import Extension
 from sshoq.protocol.messages import HostKeys, Session, Sftp
 from sshoq.protocol.outcome import Unsupported
 from sshoq.protocol.request import ConnectRequest, ResponseHead
-from sshoq.transport.channel import Channel
-from sshoq.transport.quic import NoStreamCredit, StreamClosed
+from sshoq.transport.channel import Channel, ChannelClosed, ChannelRefused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,8 +79,7 @@ class Departure(NamedTuple):
 
 async def go_online(departure: Departure) -> int:
     """The exit status. Unreachable when no address answered; Failure for everything else."""
-    run = _Run(departure)
-    return await run.run()
+    return await unless_callbacks_fail(_Run(departure).run())
 
 
 class _Run:
@@ -184,7 +183,15 @@ class _Run:
     async def _converse(self, client: ClientConversation) -> int:
         await self._log_in(client)
         async with self._updating_host_keys(client):
-            return await self._use(client)
+            try:
+                return await self._use(client)
+            except ChannelRefused as refusal:
+                from sshoq.client.channel_openings import describe_refusal
+
+                raise Failure(f"channel 0: open failed: {describe_refusal(refusal)}") from None
+            except ChannelClosed as closed:
+                line = client.gone.result() if client.gone.done() else str(closed)
+                raise Failure(line, level=ERROR) from None
 
     async def _use(self, client: ClientConversation) -> int:
         options = self._options  # perhaps without what an untrusted host must not get
@@ -354,7 +361,8 @@ class _Run:
         answer = client.answer_to(self._request(authorization))
         traits = client.conversation.traits
         if self._may_be_let_in(authorization) and traits.supports(Extension.EARLY):
-            await self._ask_early(client)
+            with suppress(ChannelRefused, ChannelClosed):  # why not is told by the answer
+                await self._ask_early(client)
             self._ask_for_host_keys(client)
         elif authorization is not None and authorization.startswith(KEY_PREFIX):
             await self._speculate(client, answer)
@@ -431,7 +439,7 @@ class _Run:
         """UpdateHostKeys: what comes of it is seen to after the login."""
         wanted = self._shown_key is not None and self._host_keys is None
         if wanted and client.conversation.traits.supports(Extension.HOST_KEYS):
-            with suppress(NoStreamCredit, StreamClosed):
+            with suppress(ChannelRefused, ChannelClosed):
                 self._host_keys = client.conversation.open_channel(HostKeys(), speculative=True)
             asyncio.get_running_loop().call_soon(_load_host_key_update)
 

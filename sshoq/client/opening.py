@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from sshoq.client.addresses import BindError, HostAddress
 from sshoq.client.first_flight import Flight, LinkWish, launch
-from sshoq.client.log import Failure, Log
+from sshoq.client.log import Failure, Log, one_line
 from sshoq.protocol.conversation import ConversationState
 from sshoq.protocol.messages import AgentConnection, RefusalReason
 from sshoq.protocol.outcome import Code
@@ -21,6 +21,7 @@ from sshoq.transport.channel import Channel
 from sshoq.transport.conversation import Conversation
 from sshoq.transport.events import AFTER_LOGIN, Address, Cause, Terminated
 from sshoq.transport.packets import CONNECTION_REFUSED
+from sshoq.transport.quic import NoStreamCredit
 
 LAST_WAIT = 60.0
 """Seconds for an answer when ConnectTimeout is not given. TCP would wait for two minutes."""
@@ -127,8 +128,12 @@ class ClientConversation:
         self._response = asyncio.get_running_loop().create_future()
         if self.gone.done():
             self._response.set_exception(Failure(self.gone.result()))
-        else:
+            return self._response
+        try:
             self.conversation.send_request(request)
+        except NoStreamCredit:
+            place = f"{self.target.ip} port {self.target.port}"
+            self._response.set_exception(Failure(f"{place} permits no requests"))
         return self._response
 
     def note_login(self) -> None:
@@ -245,7 +250,7 @@ class ClientConversation:
             return (line,)
         if end.reason:
             return (
-                f"Received disconnect from {place}:{end.code}: {end.reason}",
+                f"Received disconnect from {place}:{end.code}: {one_line(end.reason)}",
                 f"Disconnected from {place}",
             )
         return (f"Connection closed by {place}",)
@@ -255,16 +260,16 @@ def refuse_unasked(channel: Channel) -> None:
     """Nothing was asked for that would make the server open one."""
     if channel.state.traits.is_go and isinstance(channel.state.opening, AgentConnection):
         channel.close()  # else its program would wait for ever
-    else:
+    elif channel.is_usable():
         channel.refuse(RefusalReason.ADMINISTRATIVELY_PROHIBITED, "not requested")
 
 
 def _handshake_failure(end: Terminated) -> str:
     if end.code == CONNECTION_REFUSED and end.reason and not end.is_application:
-        return end.reason  # the server's own words
+        return one_line(end.reason)  # the server's own words
     if end.cause is Cause.IDLE:
         return "Connection timed out"
-    reason = end.reason or end.cause.value
+    reason = one_line(end.reason) or end.cause.value
     return f"QUIC handshake failed ({reason}, code {end.code:#x})"
 
 

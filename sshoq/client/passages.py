@@ -14,7 +14,6 @@ from sshoq.forwarding.relay import Sink, Source
 from sshoq.forwarding.socks import SocksError, SocksState
 from sshoq.protocol.messages import ChannelOpening
 from sshoq.transport.channel import Channel, ChannelClosed, ChannelRefused
-from sshoq.transport.quic import NoStreamCredit, StreamClosed
 
 FIRST_NUMBER = 1
 """The session is channel 0."""
@@ -75,10 +74,10 @@ class Passages:
     def open(self, number: int, opening: ChannelOpening) -> Channel | None:
         try:
             return self._conversation.open_channel(opening)
-        except NoStreamCredit:
-            self._log.error(f"channel {number}: open failed: resource shortage: too many channels")
-        except StreamClosed:
-            self._log.debug(f"channel {number}: the connection is gone")
+        except ChannelRefused as refusal:
+            self._log.error(f"channel {number}: open failed: {describe_refusal(refusal)}")
+        except ChannelClosed as closed:
+            self._log.debug(f"channel {number}: {closed}")
         return None
 
     async def await_opened(self, number: int, channel: Channel) -> bool:

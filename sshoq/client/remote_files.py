@@ -11,6 +11,7 @@ import posixpath
 from collections import deque
 from typing import NamedTuple
 
+from sshoq.client.log import one_line
 from sshoq.file_frames import (
     MAX_FRAME,
     Command,
@@ -80,9 +81,9 @@ class RemoteFiles:
             await self._take_answers()
             failure = FilesGone("the server has closed the file transfer")
         except ChannelRefused as refusal:
-            failure = FilesGone(refusal.text)
+            failure = FilesGone(one_line(refusal.text))
         except ChannelClosed as closed:
-            failure = FilesGone(str(closed))
+            failure = FilesGone(self._channel.fault or str(closed))
         except WireError as error:
             failure = FilesGone(f"bad answer of the server: {error}")
         self._gone = failure
@@ -109,7 +110,8 @@ class RemoteFiles:
         if response.ok:
             answer.set_result(response)
         else:
-            answer.set_exception(RemoteError(decode_text(response.error) or "failed"))
+            reason = one_line(decode_text(response.error))
+            answer.set_exception(RemoteError(reason or "failed"))
             answer.exception()
 
     @property

@@ -39,6 +39,7 @@ from sshoq.transport.channel import Channel, ChannelClosed, ChannelRefused, Data
 from sshoq.wire import IPPort
 
 LOCALHOST = "localhost"
+MAX_PORT = 0xFFFF
 
 
 class RemoteForwards:
@@ -75,7 +76,7 @@ class RemoteForwards:
         for forward in self._options.remote_forwards:
             try:
                 asked.append((forward, await self._ask_listener(forward)))
-            except Unsupported as error:
+            except (Unsupported, ChannelRefused, ChannelClosed) as error:
                 self._log.error(str(error))
                 self._complain(forward)
         for forward, channel in asked:
@@ -87,7 +88,7 @@ class RemoteForwards:
         if that is known: it does not."""
         try:
             channel = await self._ask_listener(forward)
-        except Unsupported as error:
+        except (Unsupported, ChannelRefused, ChannelClosed) as error:
             self._log.error(str(error))
             return None
         return await self._take_answer(forward, channel)
@@ -173,7 +174,11 @@ class RemoteForwards:
         requested = await channel.next_request()
         if requested is None or not isinstance(requested.request, Listening):
             raise ChannelClosed("the server did not say where it listens")
-        return requested.request.port
+        port = requested.request.port
+        if port > MAX_PORT:
+            channel.close()
+            raise ChannelClosed(f"the server says that it listens on port {port}")
+        return port
 
     def _complain(self, forward: Forward) -> None:
         what = f"listen port {forward.listen_port}"
@@ -273,10 +278,11 @@ class RemoteForwards:
             end = await self._dial_permitted(state, sink)
             if end is None:
                 return
-            await sink.write(state.granted())
-            if state.rest:
-                await end.sink.write(state.rest)
-            await join(channel, end)
+            with contextlib.closing(end):
+                await sink.write(state.granted())
+                if state.rest:
+                    await end.sink.write(state.rest)
+                await join(channel, end)
         except SinkClosed:
             channel.close()
         finally:

@@ -244,7 +244,9 @@ class SessionRun:
                 self._complain_of(self._asked.program_name)
                 self._end(Ending(FAILED))
         except ChannelRefused as refusal:
-            self._log.error(f"channel 0: open failed: {refusal.text}")
+            from sshoq.client.channel_openings import describe_refusal
+
+            self._log.error(f"channel 0: open failed: {describe_refusal(refusal)}")
             self._end(Ending(FAILED))
         except ChannelClosed:
             return  # the exit status is missing, too, and that is told
@@ -267,6 +269,9 @@ class SessionRun:
             self._log.debug(f"client_input_channel_req: channel 0 rtype {name} reply 0")
             if state.is_over:
                 self._channel.close()
+        if self._channel.fault:
+            self._log.error(f"channel 0: protocol error: {self._channel.fault}")
+            return None
         return None if state.ending is None else state.status
 
     # ----- bytes in and out

@@ -86,7 +86,7 @@ class Login(Protocol):
         """
 
     def open_channel(self, opening: ChannelOpening) -> Channel:
-        """A channel to the client. NoStreamCredit, StreamClosed."""
+        """A channel to the client. ChannelRefused, ChannelClosed."""
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         """Run it beside everything else, until the conversation ends."""

@@ -43,7 +43,6 @@ from sshoq.protocol.outcome import ProtocolError
 from sshoq.server.link import Refused, SessionLeader
 from sshoq.server.privsep import Dial, Listen, ListenForX11, close_all
 from sshoq.transport.channel import Channel, ChannelClosed, ChannelRefused, SinkClosed
-from sshoq.transport.quic import NoStreamCredit, StreamClosed
 from sshoq.wire import IPPort
 
 MAX_CALLERS = 1024
@@ -85,7 +84,7 @@ class Callers:
     async def _serve(self, end: SocketEnd, opening: ChannelOpening) -> None:
         try:
             await self._join(end, self._login.open_channel(opening))
-        except (NoStreamCredit, StreamClosed) as error:
+        except (ChannelRefused, ChannelClosed) as error:
             self._login.log(DEBUG, f"a caller is turned away: {error}")
             end.abort()
         finally:
@@ -238,7 +237,7 @@ class ListenerHost:
     def _open_flow(self, sender: IPPort) -> Channel | None:
         try:
             return self._login.open_channel(self._opening_for(sender))
-        except (NoStreamCredit, StreamClosed):
+        except (ChannelRefused, ChannelClosed):
             return None
 
     def _opening_for(self, caller: IPPort) -> ChannelOpening:

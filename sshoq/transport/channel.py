@@ -26,6 +26,7 @@ from sshoq.protocol.channel import (
     Replied,
     Requested,
 )
+from sshoq.protocol.extensions import Extension
 from sshoq.protocol.messages import STDERR, ChannelRequest
 from sshoq.protocol.outcome import Code, ProtocolError
 
@@ -132,6 +133,8 @@ class Channel:
         ends the channel."""
         self.reset_code: int | None = None
         """With which the peer gave up its side, which is not the same as ending it."""
+        self.fault = ""
+        """The rule that the peer broke here, for which the channel was closed."""
         self._conversation = conversation
         self._data: Line[Buffer] = Line()
         self._extended: Line[Buffer] = Line()
@@ -276,10 +279,10 @@ class Channel:
         """
         self._send(self.state.request(request, want_reply=True))
         answer: asyncio.Future[bool] = self._loop.create_future()
-        if self.state.traits.is_go:
-            answer.set_result(True)
-        else:
+        if self.state.traits.supports(Extension.REPLY):
             self._replies.append(answer)
+        else:
+            answer.set_result(True)
         return answer
 
     def reply(self, success: bool) -> None:

@@ -29,10 +29,10 @@ from sshoq.protocol.conversation import (
     StopStream,
     WriteStream,
 )
-from sshoq.protocol.messages import ChannelOpening
+from sshoq.protocol.messages import ChannelOpening, RefusalReason
 from sshoq.protocol.outcome import Code, ConnectionFault, ProtocolError
 from sshoq.protocol.request import ConnectRequest, Response, ResponseHead
-from sshoq.transport.channel import Channel
+from sshoq.transport.channel import Channel, ChannelClosed, ChannelRefused
 from sshoq.transport.events import (
     Address,
     ConnectionIdRetired,
@@ -48,7 +48,7 @@ from sshoq.transport.events import (
     StreamStopped,
     Terminated,
 )
-from sshoq.transport.quic import Engine, StreamClosed
+from sshoq.transport.quic import Engine, NoStreamCredit, StreamClosed
 from sshoq.transport.udp import Batch, UdpSocket, UdpTransport
 
 CHANNEL_SHARE = 2 * 1024 * 1024
@@ -243,7 +243,9 @@ class Conversation:
     # ------------------------------------------------------------------ requests and channels
 
     def send_request(self, request: ConnectRequest) -> int:
-        """Client: ask for the conversation. The stream's ID, which the response will name."""
+        """Client: ask for the conversation. The stream's ID, which the response will name.
+        NoStreamCredit when the peer permits none, StreamClosed after the end.
+        """
         stream_id = self.engine.open_stream()
         self.engine.write(stream_id, self.state.connect(stream_id, request))
         self.flush_soon()
@@ -257,9 +259,14 @@ class Conversation:
     def open_channel(self, opening: ChannelOpening, *, speculative: bool = False) -> Channel:
         """A channel of ours. What is written next leaves in the same flight as its header.
 
-        NoStreamCredit when the peer permits no more streams, StreamClosed after the end.
+        ChannelRefused when the peer permits no more, ChannelClosed after the end.
         """
-        stream_id = self.engine.open_stream()
+        try:
+            stream_id = self.engine.open_stream()
+        except NoStreamCredit:
+            raise ChannelRefused(RefusalReason.RESOURCE_SHORTAGE, "too many channels") from None
+        except StreamClosed as error:
+            raise ChannelClosed(str(error)) from None
         state = self.state.open_channel(stream_id, opening, speculative=speculative)
         channel = self.channels[stream_id] = Channel(self, state)
         self.write(stream_id, state.open())
@@ -364,7 +371,14 @@ class Conversation:
 
     def _on_send_ready(self, event: SendReady) -> None:
         """Our SETTINGS leave with the first flight; on a server, ahead of the client's Finished."""
-        control = self.engine.open_stream(unidirectional=True)
+        try:
+            control = self.engine.open_stream(unidirectional=True)
+        except NoStreamCredit:  # RFC 9114 6.2: there has to be room for three
+            self._owner.fault("the peer permits no control stream")
+            self.engine.close(Code.STREAM_CREATION_ERROR, "the peer permits no control stream")
+            return
+        except StreamClosed:  # it has closed with the end of the handshake
+            return
         self.engine.write(control, self.state.control_stream())
         self._owner.send_ready()
 
@@ -386,6 +400,7 @@ class Conversation:
             channel.receive(data, fin)
         except ProtocolError as error:
             self._owner.fault(f"{channel}: {error.reason}")
+            channel.fault = error.reason
             channel.close(error.code)
 
     def _on_stream_reset(self, event: StreamReset) -> None:

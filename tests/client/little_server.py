@@ -187,10 +187,12 @@ async def listening(
     serve: Serve = EXIT_0,
     extensions: Extension | None = OURS,
     round_trip: float = 0.0,
+    prepare: Callable[[LittleServer], None] = lambda server: None,
 ) -> AsyncIterator[Listener]:
     """Serves the first caller, until the block ends; with no extensions at all, as a Go server.
 
-    `round_trip`: as long as that the way there and back seems to the caller.
+    `round_trip`: as long as that the way there and back seems to the caller. `prepare`: called
+    with the server before it has heard anything.
     """
     loop = asyncio.get_running_loop()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -209,6 +211,7 @@ async def listening(
             end = socket.socket(fileno=os.dup(sock.fileno()))
             server = LittleServer(engine, end, extensions, judge, serve)
             server.sessions = group
+            prepare(server)
             server.conversation.start()
             listener.arrived.set_result(server)
 

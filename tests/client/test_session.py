@@ -520,7 +520,7 @@ def test_refused_channel(ends: Ends) -> None:
 
     outcome = run(ends, SessionWish("x"), server)
     assert outcome.ending == Ending(255)
-    assert "channel 0: open failed: no sessions here" in outcome.lines
+    assert "channel 0: open failed: administratively prohibited: no sessions here" in outcome.lines
 
 
 # --------------------------------------------------------------------------- the terminal

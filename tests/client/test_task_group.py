@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from sshoq.client.task_group import task_group
+from sshoq.client.task_group import task_group, unless_callbacks_fail
 
 
 def test_what_the_block_raises_comes_out_as_it_is_when_the_tasks_have_ended() -> None:
@@ -43,3 +43,18 @@ def test_what_a_task_raises_ends_the_block() -> None:
     with pytest.raises(ExceptionGroup) as caught:
         asyncio.run(test())
     assert [str(error) for error in caught.value.exceptions] == ['"the task\'s"']
+
+
+def test_what_a_callback_raises_ends_the_work() -> None:
+    def fail() -> None:
+        raise KeyError("the callback's")
+
+    async def work() -> None:
+        asyncio.get_running_loop().call_soon(fail)
+        await asyncio.Event().wait()
+
+    async def test() -> None:
+        await unless_callbacks_fail(work())
+
+    with pytest.raises(KeyError, match="the callback's"):
+        asyncio.run(test())
