@@ -7,37 +7,26 @@ messages.
 """
 
 import contextlib
-import grp
 import os
 import random
 import select
 import signal
 import socket
-import stat
 import time
 from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple
 
 from sshoq.server import libc, log, signals
-from sshoq.server.account import Account
 from sshoq.server.authentication import Authenticator
 from sshoq.server.config import ServerConfig
 from sshoq.server.connection import ConnectionFacts
 from sshoq.server.identity import Identity
-from sshoq.server.leader import run_leader
+from sshoq.server.leader_process import LeaderProcess
 from sshoq.server.listener import parse_peer, show_address
-from sshoq.server.login import (
-    LoginError,
-    become_user,
-    close_descriptors,
-    is_root,
-)
 from sshoq.server.pam import PamError
 from sshoq.server.privsep import (
     FROM_MONITOR,
-    LEADER_TO_MONITOR,
-    MONITOR_TO_LEADER,
     MONITOR_TO_MAIN,
     NOTHING,
     TO_MONITOR,
@@ -66,17 +55,9 @@ from sshoq.server.privsep import (
     SocketMoved,
     Welcome,
     close_all,
-    make_pair,
-)
-from sshoq.server.records import (
-    LoginRecord,
-    RecordFiles,
-    read_last_login,
-    record_login,
-    record_logout,
 )
 from sshoq.server.rights import LoginRights
-from sshoq.server.user_keys import expand_tokens
+from sshoq.server.terminals import Terminals
 from sshoq.wire import Message
 
 SIGNED_CONTEXT = b" " * 64 + b"TLS 1.3, server CertificateVerify" + b"\0"
@@ -94,13 +75,7 @@ STUCK = 10
 CLOSING_TIME = 5.0
 """Seconds the network process has for closing after it was told that there are no more tries."""
 
-LEADER_TIME = 3.0
-"""Seconds the session leader has for ending after its sockets are closed."""
-
 MAX_LOG_LINES = 1000
-TTY_GROUP = "tty"
-MAX_PROGRAMS = 1024
-MAX_TERMINALS = 1024
 
 
 class Phase(Enum):
@@ -145,12 +120,8 @@ class Monitor:
         self._counts: dict[type[Message], int] = {}
         self._deadline: float | None = None
         self._grace_over = False
-        self._leader: PrivsepSocket | None = None
-        self._leader_pid = 0
-        self._leader_status: int | None = None
-        self._programs: set[int] = set()
-        self._terminals: dict[int, LoginRecord] = {}
-        self._files = RecordFiles()
+        self._leader: LeaderProcess | None = None
+        self._terminals = Terminals(connection.peer_address)
         self._poll = select.poll()
         self._wakeup = -1
 
@@ -178,8 +149,8 @@ class Monitor:
             self._take_signals(self._wakeup)
         elif fd == self._network.fileno():
             self._answer(self._network, NETWORK_RULES)
-        elif self._leader is not None and fd == self._leader.fileno():
-            self._answer(self._leader, LEADER_RULES)
+        elif self._leader is not None and fd == self._leader.control.fileno():
+            self._answer(self._leader.control, LEADER_RULES)
         elif self._main is not None and fd == self._main.fileno():
             self._lose_main()
 
@@ -199,10 +170,10 @@ class Monitor:
         with contextlib.suppress(BlockingIOError):
             if signal.SIGTERM in os.read(wakeup, 4096):
                 raise Over
-        if self._leader_pid:  # before there is one, children may be a PAM module's own
-            self._reap()
-        if self._leader_status is not None:
-            raise Over
+        if self._leader is not None:  # before there is one, children may be a PAM module's own
+            self._leader.reap()
+            if self._leader.status is not None:
+                raise Over
 
     def _lose_main(self) -> None:
         """Main has ended or starts anew; a running connection is no concern of its."""
@@ -364,7 +335,9 @@ class Monitor:
             self._network.answer(LoginFailed("PAM session not opened"))
             return
         config = rights.config
-        theirs = self._start_leader(rights)
+        pam = self._authenticator.pam
+        self._leader, theirs = LeaderProcess.start(rights, pam, self._identity)
+        self._poll.register(self._leader.control, select.POLLIN)
         try:
             self._network.answer(
                 LoginOpened(
@@ -386,84 +359,30 @@ class Monitor:
         pam.open_session()
         return rights._replace(pam_environment=pam.environment(), messages=pam.take_messages())
 
-    def _start_leader(self, rights: LoginRights) -> socket.socket:
-        """Fork the leader; returns the network process's end of the socket to it."""
-        network_end, leader_end = make_pair()
-        ours, leaders = make_pair()
-        pid = os.fork()
-        if pid == 0:
-            status = 255
-            try:
-                status = self._become_leader(leader_end, leaders, rights)
-            finally:
-                os._exit(status)
-        leader_end.close()
-        leaders.close()
-        self._leader_pid = pid
-        self._leader = PrivsepSocket(ours, MONITOR_TO_LEADER, LEADER_TO_MONITOR)
-        self._poll.register(self._leader, select.POLLIN)
-        return network_end
-
-    def _become_leader(
-        self, to_network: socket.socket, to_monitor: socket.socket, rights: LoginRights
-    ) -> int:
-        """The child: give up root and all that was the monitor's, the key first."""
-        signals.reset(keep=(signal.SIGCHLD, signal.SIGPIPE))
-        # What PAM modules hold open must end with the monitor, too, so it is not kept here.
-        close_descriptors((to_network.fileno(), to_monitor.fileno(), log.descriptor()))
-        libc.set_process_name("sshoq-leader", rights.account.name)
-        libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 0)
-        self._identity.forget_keys()
-        account = rights.account
-        pam = self._authenticator.pam
-        try:
-            root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            become_user(account, pam.set_credentials if pam else None, chroot_of(rights))
-        except (LoginError, PamError, OSError) as error:
-            log.fatal(str(error))
-            return 255
-        libc.prctl(libc.PR_SET_DUMPABLE, 0)
-        return run_leader(to_network, to_monitor, rights, root)
-
     # ------------------------------------------------------------------ what the leader asks
 
     def record_login(self, request: RecordLogin, descriptors: list[int]) -> None:
-        """The terminal is known by its descriptor alone; a name could lead anywhere."""
         rights = self._authenticator.login
         assert rights is not None
-        if len(descriptors) != 1 or len(self._terminals) >= MAX_TERMINALS:
-            raise PrivsepError("a login on no terminal, or on too many")
-        line = _terminal_line(descriptors[0], rights.account)
-        last_login = ""
-        if is_root():
-            _give_to_tty_group(descriptors[0], rights.account)
-            last_login = self._record(request, line, rights)
         assert self._leader is not None
-        self._leader.answer(Recorded(last_login))
-
-    def _record(self, request: RecordLogin, line: str, rights: LoginRights) -> str:
-        account = rights.account
-        last = read_last_login(self._files, account.uid) if rights.config.print_last_log else None
-        address = self._connection.peer_address
-        record = LoginRecord(account.name, account.uid, line, request.pid, address)
-        for complaint in record_login(self._files, record, time.time()):
-            log.error(complaint)
-        self._terminals[request.session] = record
-        return last.line() if last is not None else ""
+        if len(descriptors) != 1:
+            raise PrivsepError("a login on no terminal, or on several")
+        tells_last = rights.config.print_last_log
+        last_login = self._terminals.begin(
+            request, descriptors[0], rights.account, tells_last=tells_last
+        )
+        self._leader.control.answer(Recorded(last_login))
 
     def record_logout(self, request: RecordLogout, _: list[int]) -> None:
-        record = self._terminals.pop(request.session, None)
-        if record is not None:
-            for complaint in record_logout(self._files, record, time.time()):
-                log.error(complaint)
+        self._terminals.end(request.session)
 
     def note_program(self, request: ProgramRunning, _: list[int]) -> None:
-        if len(self._programs) >= MAX_PROGRAMS or request.pid <= 1:
-            raise PrivsepError("too many programs, or an impossible one")
-        self._programs.add(request.pid)
+        assert self._leader is not None
+        self._leader.note_program(request.pid)
 
     def forget_program(self, request: ProgramGone, _: list[int]) -> None:
-        self._programs.discard(request.pid)
+        assert self._leader is not None
+        self._leader.forget_program(request.pid)
 
     # ------------------------------------------------------------------ the end
 
@@ -474,7 +393,7 @@ class Monitor:
             self._log_end,
             self._end_leader,
             self._hang_up_orphans,
-            self._log_out_all,
+            self._terminals.end_all,
             self._close_pam,
             self._tell_penalty,
         ):
@@ -493,49 +412,14 @@ class Monitor:
             log.info(f"Connection closed by {who}{where} [preauth]")
 
     def _end_leader(self) -> None:
-        """Closing its sockets is all it needs to be told."""
         self._network.close()
-        if self._leader is None:
-            return
-        self._leader.close()
-        deadline = time.monotonic() + LEADER_TIME
-        while self._leader_status is None and time.monotonic() < deadline:
-            self._reap()
-            if self._leader_status is None:
-                time.sleep(0.002)
-        if self._leader_status is None:
-            log.error("the session leader hangs")
-            os.kill(self._leader_pid, signal.SIGKILL)
-            _, self._leader_status = os.waitpid(self._leader_pid, 0)
+        if self._leader is not None:
+            self._leader.end()
 
     def _hang_up_orphans(self) -> None:
-        """What a leader left that could not do it itself. Its programs are our children now (we are
-        the subreaper), so their numbers mean them and nobody else until we have waited for them."""
         rights = self._authenticator.login
-        if self._leader_status in (None, 0) or rights is None:
-            return
-        own = [pid for pid in self._programs if _is_own_child(pid)]
-        if not own:
-            return
-        pid = os.fork()
-        if pid:
-            os.waitpid(pid, 0)
-            return
-        try:
-            # As the user: what has become another's since is not ours to signal.
-            become_user(rights.account, None, None)
-            for group in own:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(group, signal.SIGHUP)
-                    os.killpg(group, signal.SIGCONT)
-        finally:
-            os._exit(0)
-
-    def _log_out_all(self) -> None:
-        for record in self._terminals.values():
-            for complaint in record_logout(self._files, record, time.time()):
-                log.error(complaint)
-        self._terminals.clear()
+        if self._leader is not None and rights is not None:
+            self._leader.hang_up_orphans(rights.account)
 
     def _close_pam(self) -> None:
         if self._authenticator.pam is not None:
@@ -559,31 +443,6 @@ class Monitor:
         if authenticator.user is not None and not authenticator.is_valid:
             return "invaliduser"
         return "authfail" if authenticator.failures else "noauth"
-
-    def _reap(self) -> None:
-        """The leader, and strangers that have come to be our children when their parents ended.
-
-        A program of the leader's is only ours when the leader is dead. It is then not waited for:
-        as long as it stays a zombie, its number means its process group and no other.
-        """
-        with contextlib.suppress(ChildProcessError):
-            while self._leader_status is None:
-                child = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-                if child is None:
-                    return
-                if child.si_pid in self._programs and self._leader_is_dead():
-                    return
-                _, status = os.waitpid(child.si_pid, 0)
-                if child.si_pid == self._leader_pid:
-                    self._leader_status = status
-
-    def _leader_is_dead(self) -> bool:
-        """If it is not, what seems to be its program only has the number of one: the leader has
-        waited for that, and has yet to say so."""
-        pid, status = os.waitpid(self._leader_pid, os.WNOHANG)
-        if pid:
-            self._leader_status = status
-        return bool(pid)
 
 
 _ALWAYS = (Phase.BEFORE_LOGIN, Phase.CLOSING, Phase.AFTER_LOGIN)
@@ -640,11 +499,6 @@ def run_monitor(
     return status
 
 
-def chroot_of(rights: LoginRights) -> str | None:
-    path = rights.config.chroot_directory
-    return None if path is None else expand_tokens(path, rights.account)
-
-
 _IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ)
 
 
@@ -656,41 +510,3 @@ def _prepare_process(where: ConnectionFacts) -> None:
     os.umask(os.umask(0o077) | 0o022)
     os.chdir("/")  # a program whose user has no home stays here
     signals.dispose(_IGNORED, signals.IGNORED)
-
-
-def _is_own_child(pid: int) -> bool:
-    try:
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return False
-    return True
-
-
-# --------------------------------------------------------------------------- terminals
-
-_UNIX98_SLAVES = range(136, 144)
-"""Major numbers of pty slaves."""
-
-
-def _terminal_line(descriptor: int, account: Account) -> str:
-    """The terminal's name without /dev/, after a look at what the descriptor really is."""
-    status = os.fstat(descriptor)
-    major = os.major(status.st_rdev)
-    if not stat.S_ISCHR(status.st_mode) or major not in _UNIX98_SLAVES:
-        raise PrivsepError("a login on what is no pty")
-    if status.st_uid != account.uid:
-        raise PrivsepError("a login on somebody else's terminal")
-    return f"pts/{(major - _UNIX98_SLAVES.start) * 256 + os.minor(status.st_rdev)}"
-
-
-def _give_to_tty_group(descriptor: int, account: Account) -> None:
-    """So that write and wall can write to it, and nobody can read it."""
-    try:
-        gid, mode = grp.getgrnam(TTY_GROUP).gr_gid, 0o620
-    except KeyError:
-        gid, mode = account.gid, 0o600
-    try:
-        os.fchown(descriptor, account.uid, gid)
-        os.fchmod(descriptor, mode)
-    except OSError as error:
-        log.error(f"cannot give the terminal to {account.name}: {error.strerror}")

@@ -9,7 +9,7 @@ from pathlib import Path
 # In a process of its own: what is looked at is all of its children.
 REAP = """\
 import os, signal, time
-from sshoq.server.monitor import Monitor
+from sshoq.server.leader_process import LeaderProcess
 
 def child(life):
     pid = os.fork()
@@ -19,14 +19,14 @@ def child(life):
         os._exit(7)
     return pid
 
-monitor = Monitor.__new__(Monitor)
-monitor._leader_pid, monitor._leader_status = child(life=True), None
+pid = child(life=True)
+leader = LeaderProcess(pid, None)
 stranger = child(life=False)
-monitor._programs = {stranger}
+leader.note_program(stranger)
 os.waitid(os.P_PID, stranger, os.WEXITED | os.WNOWAIT)
 signal.alarm(20)
-monitor._reap()
-assert monitor._leader_status is None
+leader.reap()
+assert leader.status is None
 try:
     os.waitid(os.P_PID, stranger, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     raise SystemExit("the stranger was not waited for")
@@ -34,12 +34,12 @@ except ChildProcessError:
     pass
 
 program = child(life=False)
-monitor._programs = {program}
-os.kill(monitor._leader_pid, signal.SIGKILL)
-for one in (monitor._leader_pid, program):
+leader.note_program(program)
+os.kill(pid, signal.SIGKILL)
+for one in (pid, program):
     os.waitid(os.P_PID, one, os.WEXITED | os.WNOWAIT)
-monitor._reap()
-assert monitor._leader_status == signal.SIGKILL
+leader.reap()
+assert leader.status == signal.SIGKILL
 os.waitid(os.P_PID, program, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # still there
 """
 
