@@ -315,14 +315,23 @@ _METHOD_FLAGS = {
 
 def _usable_lists(values: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
     """AuthenticationMethods without the lists in which a method is switched off, or not ours."""
-    enabled = {method for method, flag in _METHOD_FLAGS.items() if values[flag]}
-    if not values["use_pam"]:
-        enabled.discard("keyboard-interactive")
+    enabled = _enabled_methods(values)
     texts = values["authentication_methods"]
     if texts == ("any",):
-        return tuple((method,) for method in _METHOD_FLAGS if method in enabled)
-    lists = [tuple(map(_without_device, text.split(","))) for text in texts]
-    return tuple(one for one in lists if enabled.issuperset(one))
+        return tuple((method,) for method in enabled)
+    return tuple(one for one in map(_split_methods, texts) if set(enabled).issuperset(one))
+
+
+def _enabled_methods(values: Mapping[str, Any]) -> list[str]:
+    return [
+        method
+        for method, flag in _METHOD_FLAGS.items()
+        if values[flag] and (values["use_pam"] or method != "keyboard-interactive")
+    ]
+
+
+def _split_methods(text: str) -> tuple[str, ...]:
+    return tuple(map(_without_device, text.split(",")))
 
 
 def _without_device(method: str) -> str:
@@ -680,8 +689,17 @@ def _check_whole(config: ServerConfig) -> None:
         if command is not None and user is None:
             raise ConfigError([f"{name} set without {name}User"])
     if config.authentication_methods != ("any",) and not config.method_lists:
+        disabled = [
+            f'Disabled method "{name}" in AuthenticationMethods list "{text}"'
+            for text in config.authentication_methods
+            for name in _split_methods(text)
+            if name not in _enabled_methods(config.__dict__)
+        ]
         raise ConfigError(
-            ["AuthenticationMethods cannot be satisfied by enabled authentication methods"]
+            [
+                *disabled,
+                "AuthenticationMethods cannot be satisfied by enabled authentication methods",
+            ]
         )
 
 

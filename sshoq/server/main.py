@@ -111,6 +111,7 @@ def _dump(invocation: Invocation) -> int:
     """`-T`: what the configuration comes to."""
     config = _read_all(invocation)
     login = login_for_test(config, invocation.test_spec or {})
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # for "| grep -q"
     sys.stdout.write("".join(f"{line}\n" for line in dump(config, login)))
     return 0
 

@@ -527,18 +527,25 @@ def test_methods_may_be_wanted_one_after_another(
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("lists", "others", "disabled"),
     [
-        "AuthenticationMethods keyboard-interactive\nUsePAM no",
-        "AuthenticationMethods keyboard-interactive\nKbdInteractiveAuthentication no",
-        "AuthenticationMethods keyboard-interactive:skey",
-        "AuthenticationMethods publickey,hostbased password,none",
-        "AuthenticationMethods publickey,password\nPasswordAuthentication no",
+        ("keyboard-interactive", "UsePAM no", ["keyboard-interactive"]),
+        ("keyboard-interactive", "KbdInteractiveAuthentication no", ["keyboard-interactive"]),
+        ("keyboard-interactive:skey", "", ["keyboard-interactive:skey"]),
+        ("publickey,hostbased password,none", "", ["hostbased", "none"]),
+        ("publickey,password", "PasswordAuthentication no", ["password"]),
     ],
 )
-def test_methods_of_which_no_list_can_be_met_stop_the_start(tmp_path: Path, text: str) -> None:
-    assert complaint(tmp_path, f"{text}\n") == [
-        "AuthenticationMethods cannot be satisfied by enabled authentication methods"
+def test_methods_of_which_no_list_can_be_met_stop_the_start(
+    tmp_path: Path, lists: str, others: str, disabled: list[str]
+) -> None:
+    text = f"AuthenticationMethods {lists}\n{others}\nUsePAM yes\n"  # the first UsePAM counts
+    assert complaint(tmp_path, text) == [
+        *(
+            f'Disabled method "{name}" in AuthenticationMethods list "{one}"'
+            for name, one in zip(disabled, lists.split(), strict=True)
+        ),
+        "AuthenticationMethods cannot be satisfied by enabled authentication methods",
     ]
 
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -179,12 +180,15 @@ def test_a_word_without_its_value_is_refused() -> None:
 # --------------------------------------------------------------------------- the program
 
 
-def run(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    *words: str, cwd: Path | None = None, stdout: int = subprocess.PIPE
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "sshoq.server.main", *words],
         cwd=cwd,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-        capture_output=True,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
         text=True,
         timeout=60,
     )
@@ -213,6 +217,17 @@ def test_a_configuration_can_be_tested_and_shown(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "banner /b\n" in done.stdout
     assert "subsystem sftp internal-sftp\n" in done.stdout
+
+
+def test_whoever_reads_what_is_shown_may_stop(tmp_path: Path) -> None:
+    """As in `sshoq-server -T | grep -q`."""
+    key = tmp_path / "key"
+    subprocess.run(["ssh-keygen", "-qt", "ed25519", "-N", "", "-f", str(key)], check=True)
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = run("-T", "-f", "none", "-h", str(key), stdout=writer)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (-signal.SIGPIPE, "")
 
 
 @pytest.mark.parametrize(
