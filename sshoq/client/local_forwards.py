@@ -3,7 +3,6 @@
 Messages are OpenSSH's.
 """
 
-import asyncio
 import contextlib
 import socket
 
@@ -16,7 +15,7 @@ from sshoq.config.forward_spec import Forward
 from sshoq.forwarding.acceptor import Acceptor
 from sshoq.forwarding.datagrams import UdpListener
 from sshoq.forwarding.forwarder import SocketEnd, set_no_delay
-from sshoq.forwarding.joint import join
+from sshoq.forwarding.joint import join, join_opening
 from sshoq.forwarding.socks import SocksState
 from sshoq.listening import FAMILIES, UnixListener, addresses_for, family_of, open_listeners
 from sshoq.protocol.messages import ChannelOpening
@@ -176,10 +175,8 @@ class LocalForwards:
         if channel is None:
             return
         channel.write_now(end.source.at_hand())
-        async with asyncio.TaskGroup() as group:
-            joint = group.create_task(join(channel, end))
-            if not await self._passages.await_opened(number, channel):
-                joint.cancel()
+        await join_opening(channel, end)
+        await self._passages.await_opened(number, channel)  # which says why, if it was not
 
     async def _lead_out_by_socks(self, number: int, end: SocketEnd, caller: IPPort) -> None:
         state = SocksState()

@@ -36,19 +36,16 @@ async def join(channel: Channel, end: End, finish: Callable[[], None] | None = N
 
     `finish`: how to say that no more comes from this end, if not as most channels do.
     """
+
+    def cut(closed: asyncio.Future[str]) -> None:
+        if closed.result():
+            end.abort()  # which ends both pumps
+
+    channel.closed.add_done_callback(cut)
     try:
         async with asyncio.TaskGroup() as group:
-            pumps = [
-                group.create_task(_send(end, channel, finish or channel.finish)),
-                group.create_task(_receive(channel, end)),
-            ]
-
-            def cut(closed: asyncio.Future[str]) -> None:
-                if closed.result():
-                    for task in pumps:
-                        task.cancel()
-
-            channel.closed.add_done_callback(cut)
+            group.create_task(_send(end, channel, finish or channel.finish))
+            await _receive(channel, end)
     except BaseException:
         end.abort()
         raise
@@ -59,6 +56,12 @@ async def join(channel: Channel, end: End, finish: Callable[[], None] | None = N
         else:
             end.close()
         channel.close()
+
+
+async def join_opening(channel: Channel, end: End) -> None:
+    """The same with a channel that the peer has yet to accept; if it does not, that is the end."""
+    channel.close_if_refused()
+    await join(channel, end)
 
 
 async def _send(end: End, channel: Channel, finish: Callable[[], None]) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from sshoq.forwarding.acceptor import Acceptor
 from sshoq.forwarding.datagrams import UdpEnd, UdpListener
 from sshoq.forwarding.forwarder import SocketEnd, set_no_delay
-from sshoq.forwarding.joint import join
+from sshoq.forwarding.joint import join, join_opening
 from sshoq.protocol.channel import ChannelEvent, Requested
 from sshoq.protocol.messages import (
     X11,
@@ -92,13 +92,11 @@ class Callers:
 
     async def _join(self, end: SocketEnd, channel: Channel) -> None:
         channel.write_now(end.source.at_hand())
-        async with asyncio.TaskGroup() as group:
-            joint = group.create_task(join(channel, end))
-            try:
-                await channel.opened()
-            except (ChannelRefused, ChannelClosed) as error:
-                self._login.log(DEBUG, f"{channel}: {error}")
-                joint.cancel()
+        await join_opening(channel, end)
+        try:
+            await channel.opened()
+        except (ChannelRefused, ChannelClosed) as error:
+            self._login.log(DEBUG, f"{channel}: {error}")
 
 
 # --------------------------------------------------------------------------- connecting
@@ -130,12 +128,7 @@ class DirectHost:
 
     async def run(self) -> None:
         """Until the connection has ended, or did not come about."""
-        async with asyncio.TaskGroup() as group:
-            dialling = group.create_task(self._dial())
-            either: set[asyncio.Future[Any]] = {dialling, self._channel.closed}
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            dialling.cancel()  # if it is not done, the client has given up meanwhile
-        if not dialling.cancelled() and (end := dialling.result()):
+        if end := await self._dial():
             await self._connect(end)
 
     async def _connect(self, end: SocketEnd | UdpEnd) -> None:
@@ -152,8 +145,9 @@ class DirectHost:
     async def _dial(self) -> SocketEnd | UdpEnd | None:
         dial = _dial_for(self._channel.stream_id, self._channel.state.opening)
         try:
-            self._leader = await self._login.leader()
-            descriptor = await self._leader.dial(dial)
+            leader = self._leader = await self._login.leader()
+            self._channel.closed.add_done_callback(lambda _: leader.forsake(dial.channel))
+            descriptor = await leader.dial(dial)
         except Refused as refusal:
             self._login.log(DEBUG, f"{self._channel}: {dial.host} port {dial.port}: {refusal}")
             refuse(self._channel, refusal)

@@ -164,6 +164,10 @@ class SessionLeader:
         [descriptor] = await self._ask(request.channel, request, {1})
         return descriptor
 
+    def forsake(self, channel: int) -> None:
+        """Whoever waits there for an answer shall wait no more: the client has given up."""
+        self._answer(channel, Refused("the client has gone"), ())
+
     async def listen(self, request: Listen) -> tuple[list[int], int]:
         """Listening sockets, and their port. Refused."""
         counts = set(range(1, MAX_DESCRIPTORS + 1))

@@ -169,6 +169,15 @@ class Channel:
         """Until the peer accepts the channel that we opened. ChannelRefused, ChannelClosed."""
         await asyncio.shield(self._opened)
 
+    def close_if_refused(self) -> None:
+        """Wait for no more of a peer that does not accept the channel."""
+
+        def look(opened: asyncio.Future[int]) -> None:
+            if opened.exception() is not None:
+                self.close()
+
+        self._opened.add_done_callback(look)
+
     def confirm(self) -> None:
         self._send(self.state.confirm())
 

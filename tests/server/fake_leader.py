@@ -64,6 +64,7 @@ class FakeLeader:
         self.closed: list[int] = []
         self.sizes: list[tuple[int, int]] = []
         self.dialled: list[Dial] = []
+        self.forsaken: set[int] = set()
         self.targets: asyncio.Queue[socket.socket] = asyncio.Queue()
         self.refusal: Refused | None = None
         self.answering = asyncio.Event()
@@ -118,12 +119,18 @@ class FakeLeader:
     async def dial(self, request: Dial) -> int:
         """The other end of what is dialled is put into `targets`."""
         self.dialled.append(request)
-        await self.answering.wait()
+        while not self.answering.is_set():
+            if request.channel in self.forsaken:
+                raise Refused("the client has gone")
+            await asyncio.sleep(0)
         if self.refusal is not None:
             raise self.refusal
         near, far = socket.socketpair(type=_socket_type(request))
         self.targets.put_nowait(far)
         return near.detach()
+
+    def forsake(self, channel: int) -> None:
+        self.forsaken.add(channel)
 
     async def listen(self, request: Listen) -> tuple[list[int], int]:
         if self.refusal is not None:
