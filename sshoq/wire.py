@@ -26,9 +26,22 @@ if TYPE_CHECKING:
         port: int
 
 else:  # a client that shares a connection would spend a fifth of its time on importing "typing"
-    from collections import namedtuple
+    from _operator import itemgetter  # and a tenth on "collections"
 
-    IPPort = namedtuple("IPPort", ("ip", "port"))
+    class IPPort(tuple):
+        __slots__ = ()
+        __match_args__ = ("ip", "port")
+        ip = property(itemgetter(0))
+        port = property(itemgetter(1))
+
+        def __new__(cls, ip, port):
+            return tuple.__new__(cls, (ip, port))
+
+        def __getnewargs__(self):
+            return tuple(self)
+
+        def __repr__(self):
+            return f"IPPort(ip={self.ip!r}, port={self.port!r})"
 
     class Annotated:
         """typing's, as far as it is needed here: it carries a codec."""

@@ -30,6 +30,7 @@ def report(*ignored):
 """
 
 ANSWER = REPORT + "main.give_answer = report\nmain.run(main.resolve({words!r}))\n"
+SHARING = REPORT + "from sshoq.client import mux_client, wishes\nreport({words!r})\n"
 FLIGHT = REPORT + (
     "from sshoq.transport.udp import UdpSocket\nUdpSocket.send = report\n"
     "main.settle_process = lambda: None\nmain.run(main.resolve({words!r}))\n"
@@ -139,6 +140,12 @@ def test_answers_load_nothing_heavy(words: list[str]) -> None:
     modules = loaded(ANSWER, *words)
     assert not modules & TOO_SLOW_FOR_AN_ANSWER
     assert {name for name in modules if name.startswith("sshoq")} <= OURS_BEFORE_ANSWER
+
+
+def test_a_shared_connection_is_used_without_anything_heavy() -> None:
+    modules = loaded(SHARING, "host")
+    assert "sshoq.client.mux_client" in modules
+    assert not modules & TOO_SLOW_FOR_AN_ANSWER
 
 
 def test_the_installed_program_answers_as_light_as_that() -> None:
