@@ -149,9 +149,9 @@ class FastReceive(Base):
             used = self._take_stream_data(payload)
             if used:
                 eliciting += 1
-                if used == len(payload):
+                payload = self._take_more_stream_data(payload[used:])
+                if not payload:
                     continue
-                payload = payload[used:]
             told = read_lone_ack(payload) if payload else None
             if told is not None and told[0][-1][1] <= self._packet_number:
                 if number > newest_ack:
@@ -203,6 +203,12 @@ class FastReceive(Base):
         self.application_space.ack_at = None
 
     # ------------------------------------------------------------------ stream data
+
+    def _take_more_stream_data(self, payload: bytes) -> bytes:
+        """What follows the other STREAM frames that the payload begins with."""
+        while payload and (used := self._take_stream_data(payload)):
+            payload = payload[used:]
+        return payload
 
     def _take_stream_data(self, payload: bytes) -> int:
         """Take the STREAM frame that the payload begins with; where it ends. 0: not in this

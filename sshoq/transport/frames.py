@@ -1,11 +1,12 @@
-"""The frames that bulk data consists of, read and written without ceremony: STREAM and ACK (RFC
-9000 19).
+"""The frames that most packets consist of, read and written without ceremony: STREAM, ACK and, only
+written, MAX_STREAM_DATA (RFC 9000 19).
 
 Everything else is left to the QUIC library. Pure: bytes to values and back.
 """
 
 ACK = 0x02
 STREAM = 0x08
+MAX_STREAM_DATA = 0x11
 FIN_BIT, LENGTH_BIT, OFFSET_BIT = 0x01, 0x02, 0x04
 _STREAM_MASK = 0xF8
 
@@ -101,6 +102,10 @@ def write_stream_head(stream_id: int, offset: int, size: int, fin: bool) -> byte
         write_varint(offset) if offset else b"",
         write_varint(size),
     )
+
+
+def write_max_stream_data(stream_id: int, limit: int) -> bytes:
+    return b"%c%b%b" % (MAX_STREAM_DATA, write_varint(stream_id), write_varint(limit))
 
 
 class BurstHead:

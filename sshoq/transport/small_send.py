@@ -1,5 +1,5 @@
-"""The fast path of answering: a little data of one stream and the acknowledgement that goes with
-it, or that alone, in one packet.
+"""The fast path of answering: a little data of a few streams, the credit that they give, and the
+acknowledgement that goes with it, or that alone, in one packet.
 
 A part of the engine's connection (see `quic.py`, which alone knows the QUIC library and mixes this
 in). A keystroke, its echo, a request for a file and the answer are each one such packet. Whatever
@@ -8,9 +8,10 @@ is due besides, or does not fit, takes the way of `fast_send.py`.
 
 from typing import Any, NamedTuple
 
+from sshoq.transport.credit import raised
 from sshoq.transport.events import Address
 from sshoq.transport.fast_send import FastSend, wants_credit
-from sshoq.transport.frames import write_ack_frame, write_stream_head
+from sshoq.transport.frames import write_ack_frame, write_max_stream_data, write_stream_head
 from sshoq.transport.protection import seal_packets
 from sshoq.transport.stream_halves import Stream
 
@@ -46,12 +47,14 @@ class SentSmallPacket:
 
 
 class _Span(NamedTuple):
-    """Bytes of a stream, up to the last that was written."""
+    """Bytes of a stream, up to the last that was written; perhaps none."""
 
     stream: Stream
     start: int
     stop: int
     fin: bool
+    credit: bool
+    """Whether the peer is to be told of more credit, too."""
 
 
 class SmallSend(FastSend):
@@ -74,25 +77,32 @@ class SmallSend(FastSend):
         space = self.application_space
         if not self._is_plain_sailing():
             return None
-        span = self._lone_span()
-        if span is None:
+        spans = self._small_spans()
+        if spans is None:
             self._tidy_queues()
-            span = self._lone_span()
-        if span is not None:
-            if not self._may_send(now):
-                return None
-        elif self._busy or self._urgent or space.ack_at is None or space.ack_at > now:
+            spans = self._small_spans()
+        if spans is None or (spans and not self._may_send(now)):
+            return None
+        if not spans and (space.ack_at is None or space.ack_at > now):
             return None
         if space.ack_at is not None and len(space.ack_queue) != 1:
             return None
-        return self._send_small(span, now)
+        return self._send_small(spans, now)
 
-    def _lone_span(self) -> _Span | None:
-        """What the only stream in the queues has to say, if that is little."""
-        if len(self._urgent) + len(self._busy) != 1:
+    def _small_spans(self) -> list[_Span] | None:
+        """What the streams in the queues have to say, if there are few and it is little."""
+        if len(self._urgent) + len(self._busy) > FEW:
             return None
-        [stream] = self._urgent.values() or self._busy.values()
-        return self._small_span(stream)
+        room = min(MOST_SMALL, self._remote_max_data - self._remote_max_data_used)
+        spans = []
+        for queue in (self._urgent, self._busy):
+            for stream in queue.values():
+                span = self._small_span(stream)
+                if span is None:
+                    return None
+                room -= span.stop - span.start
+                spans.append(span)
+        return spans if room >= 0 else None
 
     def _tidy_queues(self) -> None:
         """Some were roused for nothing, or are done: there is no packet to be begun for them."""
@@ -124,49 +134,59 @@ class SmallSend(FastSend):
         """All that the stream has to say, if it is short and said for the first time."""
         sender = stream.sender
         start, stop = sender.highest_offset, sender.written.stop
+        if sender.reset_pending or stream.receiver.stop_pending:
+            return None
+        credit = self._credit_due(stream)
+        if sender.buffer_is_empty:
+            return _Span(stream, start, start, False, True) if credit else None
         limit = self._permitted(stream)
         if (
-            stop - start > MOST_SMALL
-            or stop > limit
+            stop > limit
             or not sender.is_sendable(limit)
             or sender.next_span(limit) != (start, stop)
-            or sender.reset_pending
-            or stream.receiver.stop_pending
             or wants_credit(stream)
-            or self._credit_due(stream)
         ):
             return None
-        return _Span(stream, start, stop, sender.fin_offset == stop)
+        return _Span(stream, start, stop, sender.fin_offset == stop, credit)
 
-    def _send_small(self, span: _Span | None, now: float) -> bytes:
+    def _send_small(self, spans: list[_Span], now: float) -> bytes:
         handlers: list[tuple[Any, Any]] = []
-        payload = b"" if span is None else self._stream_frame(span, handlers)
+        payload = b"".join([self._stream_frames(span, handlers) for span in spans])
         if self.application_space.ack_at is not None:
             payload += self._ack_frame(now, handlers)
         number = self._packet_number
         [datagram] = seal_packets([payload], self._sealing_keys(), number)
         self._packet_number = number + 1
-        packet = SentSmallPacket(number, handlers, has_data=span is not None)
+        packet = SentSmallPacket(number, handlers, has_data=bool(spans))
         packet.sent_bytes = len(datagram)
-        if span is not None:
+        if spans:
             self.pacer.spend(len(datagram))
+            self._urgent.clear()
+            self._busy.clear()
         self._register([packet], now)
         self._pacing_at = None
         return datagram
 
-    def _stream_frame(self, span: _Span, handlers: list[tuple[Any, Any]]) -> bytes:
-        stream, start, stop, fin = span
-        sender = stream.sender
-        frame = write_stream_head(stream.stream_id, start, stop - start, fin)
-        if stop > start:
-            frame = sender.written.packed(frame, start, stop)
-        self._take(stream, start, stop)
-        if fin:
-            sender.take_fin()
-        handlers.append((sender.on_data_delivery, (start, stop, fin)))
-        for queue in (self._urgent, self._busy):
-            queue.pop(stream.stream_id, None)
-        return frame
+    def _stream_frames(self, span: _Span, handlers: list[tuple[Any, Any]]) -> bytes:
+        stream, start, stop, fin, credit = span
+        sender, frames = stream.sender, b""
+        if stop > start or fin:
+            frames = write_stream_head(stream.stream_id, start, stop - start, fin)
+            if stop > start:
+                frames = sender.written.packed(frames, start, stop)
+            self._take(stream, start, stop)
+            if fin:
+                sender.take_fin()
+            handlers.append((sender.on_data_delivery, (start, stop, fin)))
+        return frames + self._credit_frame(stream, handlers) if credit else frames
+
+    def _credit_frame(self, stream: Stream, handlers: list[tuple[Any, Any]]) -> bytes:
+        window = self.credit.limits.stream_window
+        wanted = self.credit.stream_limit(stream.stream_id)
+        limit = raised(stream.max_stream_data_local, wanted, window)
+        stream.max_stream_data_local = stream.max_stream_data_local_sent = limit
+        handlers.append((self._on_max_stream_data_delivery, (stream,)))
+        return write_max_stream_data(stream.stream_id, limit)
 
     def _ack_frame(self, now: float, handlers: list[tuple[Any, Any]]) -> bytes:
         """Behind the data, where the fast path of receiving looks for it."""

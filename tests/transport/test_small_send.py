@@ -5,7 +5,7 @@ from __future__ import annotations
 from sshoq.transport.events import AFTER_LOGIN
 from sshoq.transport.fast_receive import LONE_ACK_DELAY
 from sshoq.transport.quic import Engine
-from sshoq.transport.small_send import MOST_SMALL, SentSmallPacket
+from sshoq.transport.small_send import FEW, MOST_SMALL, SentSmallPacket
 from tests.link import CLIENT, SERVER, Link, Side, Weather, connected
 from tests.rogue import internal
 
@@ -87,17 +87,67 @@ def test_the_end_travels_with_the_last_bytes_or_without_any() -> None:
         assert not internal(server)._streams.get(stream_id)
 
 
-def test_what_is_long_or_not_alone_goes_the_other_way() -> None:
+def test_what_is_long_goes_the_other_way() -> None:
     link, client, _, stream_id = quiet()
     client.engine.write(stream_id, bytes(MOST_SMALL + 1))
     assert flight(client.engine, link.now)
     assert not isinstance(last_sent(client), SentSmallPacket)
-    link.run(seconds=1)
+
+
+def test_a_few_streams_share_a_packet() -> None:
+    for count in range(2, FEW + 2):
+        link, client, server, stream_id = quiet()
+        client.engine.raise_limits(AFTER_LOGIN)
+        link.run(seconds=1)
+        streams = [stream_id, *(client.engine.open_stream() for _ in range(count - 1))]
+        for number, stream in enumerate(streams):
+            client.engine.write(stream, b"%d" % number, fin=number == 1)
+        [datagram] = flight(client.engine, link.now)
+        assert isinstance(last_sent(client), SentSmallPacket) == (count <= FEW)
+        server.engine.receive([datagram], CLIENT, link.now)
+        server.collect()
+        assert [server.bytes_of(stream)[-1:] for stream in streams] == [
+            b"%d" % number for number in range(count)
+        ]
+        for stream in streams[1:]:
+            known = internal(server)._streams[stream]
+            assert known.max_stream_data_remote == AFTER_LOGIN.stream_window
+        link.run(seconds=1)
+        assert not any(map(client.engine.buffered, streams))
+
+
+def test_together_they_keep_to_the_size_and_to_the_credit_of_the_connection() -> None:
+    link, client, _, stream_id = quiet()
     other = client.engine.open_stream()
-    client.engine.write(stream_id, b"x")
-    client.engine.write(other, b"x")
-    [_] = flight(client.engine, link.now)
-    assert not isinstance(last_sent(client), SentSmallPacket)
+    for size, is_small in ((MOST_SMALL // 2, True), (MOST_SMALL // 2 + 1, False)):
+        for stream in (stream_id, other):
+            client.engine.write(stream, bytes(size))
+        sizes = [len(datagram) for datagram in flight(client.engine, link.now)]
+        assert max(sizes) <= 1200
+        assert isinstance(last_sent(client), SentSmallPacket) == is_small
+        link.run(seconds=1)
+    connection = internal(client)
+    connection._remote_max_data = connection._remote_max_data_used + 5
+    for stream in (stream_id, other):
+        client.engine.write(stream, b"abc")
+    flight(client.engine, link.now)
+    assert connection._remote_max_data_used <= connection._remote_max_data
+    assert client.engine.buffered(stream_id) + client.engine.buffered(other) == 6
+
+
+def test_credit_travels_alone_where_there_is_nothing_to_say() -> None:
+    link, client, server, stream_id = quiet()
+    server.engine.raise_limits(AFTER_LOGIN)
+    for size in (30_000, AFTER_LOGIN.stream_window // 4):
+        client.engine.write(stream_id, bytes(size))
+        link.run(lambda: client.engine.buffered(stream_id) == 0)
+        link.run(seconds=1)
+        assert server.engine.consumed(stream_id, size)
+        [datagram] = flight(server.engine, link.now)
+        client.engine.receive([datagram], SERVER, link.now)
+    assert isinstance(last_sent(server), SentSmallPacket)
+    allowed = internal(client)._streams[stream_id].max_stream_data_remote
+    assert allowed == AFTER_LOGIN.stream_window + 30_000 + AFTER_LOGIN.stream_window // 4
 
 
 def test_without_room_in_the_congestion_window_it_waits() -> None:
