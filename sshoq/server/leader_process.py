@@ -30,6 +30,8 @@ LEADER_TIME = 3.0
 """Seconds the session leader has for ending after its sockets are closed."""
 
 MAX_PROGRAMS = 1024
+MAX_PID = 1 << 22
+"""The kernel gives no higher numbers (PID_MAX_LIMIT)."""
 
 
 class LeaderProcess:
@@ -65,8 +67,9 @@ class LeaderProcess:
     # ------------------------------------------------------------------ programs
 
     def note_program(self, pid: int) -> None:
-        if len(self._programs) >= MAX_PROGRAMS or pid <= 1:
-            raise PrivsepError("too many programs, or an impossible one")
+        if len(self._programs) >= MAX_PROGRAMS:
+            raise PrivsepError("too many programs")
+        check_program(pid)
         self._programs.add(pid)
 
     def forget_program(self, pid: int) -> None:
@@ -161,6 +164,12 @@ def _become_leader(
 def chroot_of(rights: LoginRights) -> str | None:
     path = rights.config.chroot_directory
     return None if path is None else expand_tokens(path, rights.account)
+
+
+def check_program(pid: int) -> None:
+    """PrivsepError for a number that the leader cannot have of a program."""
+    if not 1 < pid <= MAX_PID:
+        raise PrivsepError("a program of an impossible number")
 
 
 def _is_own_child(pid: int) -> bool:

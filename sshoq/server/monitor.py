@@ -22,7 +22,7 @@ from sshoq.server.authentication import Authenticator
 from sshoq.server.config import ServerConfig
 from sshoq.server.connection import ConnectionFacts
 from sshoq.server.identity import Identity
-from sshoq.server.leader_process import LeaderProcess
+from sshoq.server.leader_process import LeaderProcess, check_program
 from sshoq.server.listener import parse_peer, show_address
 from sshoq.server.pam import PamError
 from sshoq.server.privsep import (
@@ -75,6 +75,7 @@ STUCK = 10
 CLOSING_TIME = 5.0
 """Seconds the network process has for closing after it was told that there are no more tries."""
 
+INTERNET = (socket.AF_INET, socket.AF_INET6)
 MAX_LOG_LINES = 1000
 
 
@@ -308,8 +309,14 @@ class Monitor:
         if len(descriptors) != 1:
             raise PrivsepError("a move without a socket")
         try:
-            with socket.socket(fileno=os.dup(descriptors[0])) as udp:
-                if udp.type != socket.SOCK_DGRAM or udp.family == socket.AF_UNIX:
+            # It takes the descriptor over, unless that is no socket at all.
+            udp = socket.socket(fileno=descriptors[0])
+        except OSError:
+            raise PrivsepError("a move with what is no socket") from None
+        descriptors.clear()
+        try:
+            with udp:
+                if udp.type != socket.SOCK_DGRAM or udp.family not in INTERNET:
                     raise PrivsepError("a move with another kind of socket")
                 udp.connect(parse_peer(udp.family, request.peer_address, request.peer_port))
         except (OSError, ValueError) as error:
@@ -367,6 +374,7 @@ class Monitor:
         assert self._leader is not None
         if len(descriptors) != 1:
             raise PrivsepError("a login on no terminal, or on several")
+        check_program(request.pid)
         tells_last = rights.config.print_last_log
         last_login = self._terminals.begin(
             request, descriptors[0], rights.account, tells_last=tells_last

@@ -5,6 +5,7 @@ The leader asks for it; a terminal is known by its descriptor alone, since a nam
 anywhere.
 """
 
+import contextlib
 import grp
 import os
 import stat
@@ -25,6 +26,7 @@ from sshoq.server.records import (
 TTY_GROUP = "tty"
 MAX_TERMINALS = 1024
 
+PTY_FOLDER = "/dev/pts"
 _UNIX98_SLAVES = range(136, 144)
 """Major numbers of pty slaves."""
 
@@ -44,6 +46,8 @@ class Terminals:
         """The line about the login before this one, if it is to be told and is known."""
         if len(self._records) >= MAX_TERMINALS:
             raise PrivsepError("logins on too many terminals")
+        if request.session in self._records:  # nobody would ever log out the first
+            raise PrivsepError("a second login of a session")
         line = _terminal_line(terminal, account)
         if not is_root():
             return ""
@@ -74,6 +78,10 @@ def _terminal_line(descriptor: int, account: Account) -> str:
         raise PrivsepError("a login on what is no pty")
     if status.st_uid != account.uid:
         raise PrivsepError("a login on somebody else's terminal")
+    # Whoever has a devpts of his own, in namespaces of his own, has terminals of any number there.
+    with contextlib.suppress(FileNotFoundError):
+        if status.st_dev != os.stat(PTY_FOLDER).st_dev:
+            raise PrivsepError("a login on a terminal from elsewhere")
     return f"pts/{(major - _UNIX98_SLAVES.start) * 256 + os.minor(status.st_rdev)}"
 
 
