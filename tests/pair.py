@@ -5,7 +5,7 @@ here.
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from sshoq.protocol.conversation import ConversationState
@@ -137,3 +137,20 @@ def a_request(user: str = "alice") -> ConnectRequest:
     return ConnectRequest(
         authority="server.test:443", path="/secret", user=user, authorization="Bearer x"
     )
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    """A test of its own event loop, which has an end whatever happens in it."""
+
+    async def main() -> None:
+        async with asyncio.timeout(PATIENCE):
+            await test()
+
+    asyncio.run(main())
+
+
+async def read_all(channel: Channel) -> bytes:
+    parts = bytearray()
+    while data := await channel.read():
+        parts += data
+    return bytes(parts)

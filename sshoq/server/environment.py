@@ -6,12 +6,13 @@ since a client may send any.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from sshoq.config.patterns import match_pattern
 from sshoq.server.account import Account
 from sshoq.server.connection import ConnectionFacts
+from sshoq.wire import decode_text
 
 USER_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/games"
 ROOT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -87,13 +88,13 @@ def split_variable(setting: bytes) -> Variable | None:
 
 
 def accept_client_variables(
-    settings: Iterable[bytes], patterns: Iterable[str]
+    settings: Iterable[bytes], patterns: Collection[str]
 ) -> tuple[Variable, ...]:
     """What AcceptEnv lets pass of what the client asked for; sshd counts, and stops at 128."""
     accepted = []
     for setting in settings:
         variable = split_variable(setting)
-        if variable is None or not any(match_pattern(_text(variable[0]), one) for one in patterns):
+        if variable is None or not _is_named(variable[0], patterns):
             continue
         accepted.append(variable)
         if len(accepted) == MAX_CLIENT_VARIABLES:
@@ -126,15 +127,13 @@ def parse_login_defaults(content: str) -> Mapping[str, str]:
     return settings
 
 
-def _without(variables: Iterable[Variable], patterns: Iterable[str]) -> list[Variable]:
-    return [
-        one for one in variables if not any(match_pattern(_text(one[0]), each) for each in patterns)
-    ]
+def _without(variables: Iterable[Variable], patterns: Collection[str]) -> list[Variable]:
+    return [one for one in variables if not _is_named(one[0], patterns)]
+
+
+def _is_named(name: bytes, patterns: Collection[str]) -> bool:
+    return any(match_pattern(decode_text(name), pattern) for pattern in patterns)
 
 
 def _is_settable(name: bytes, value: bytes) -> bool:
     return bool(name) and b"=" not in name and b"\0" not in name and b"\0" not in value
-
-
-def _text(raw: bytes) -> str:
-    return raw.decode("utf-8", "surrogateescape")

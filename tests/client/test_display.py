@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from sshoq.forwarding.x11 import X11Error
 from sshoq.protocol.messages import X11Req
 from tests.client.test_forwards import options_of
 from tests.forwarding.test_x11 import setup
+from tests.pair import run
 
 COOKIE = "00112233445566778899aabbccddeeff"
 
@@ -214,14 +215,6 @@ def test_nothing_strange_reaches_another_program(
 
 
 # --------------------------------------------------------------------------- for how long
-
-
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    async def main() -> None:
-        async with asyncio.timeout(20):
-            await test()
-
-    asyncio.run(main())
 
 
 class Said:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import cast
@@ -46,7 +46,7 @@ from sshoq.protocol.version import GO_IMPLEMENTATION, Version
 from sshoq.transport.channel import Channel, ChannelClosed, ChannelRefused
 from sshoq.wire import IPPort
 from tests.forwarding.test_x11 import setup
-from tests.pair import Party, logged_in
+from tests.pair import Party, logged_in, read_all, run
 
 GO_VERSION = Version((3, 0), "alpha-00", GO_IMPLEMENTATION, (0, 2, 1))
 
@@ -113,14 +113,6 @@ async def forwards(
             yield There(made, party, server, lines)
 
 
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    async def main() -> None:
-        async with asyncio.timeout(20):
-            await test()
-
-    asyncio.run(main())
-
-
 def port_free() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -147,13 +139,6 @@ async def receive(end: socket.socket, count: int | None = None) -> bytes:
 
 async def send(end: socket.socket, data: bytes) -> None:
     await asyncio.get_running_loop().sock_sendall(end, data)
-
-
-async def read_all(channel: Channel) -> bytes:
-    parts = bytearray()
-    while data := await channel.read():
-        parts += data
-    return bytes(parts)
 
 
 # --------------------------------------------------------------------------- from here to there

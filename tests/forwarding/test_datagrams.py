@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -22,17 +22,9 @@ from sshoq.protocol.messages import (
 )
 from sshoq.transport.channel import Channel
 from sshoq.wire import IPPort, varint
-from tests.pair import Party, logged_in
+from tests.pair import Party, logged_in, run
 
 OPENING = DirectUdpip("far.test", 53)
-
-
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    async def main() -> None:
-        async with asyncio.timeout(20):
-            await test()
-
-    asyncio.run(main())
 
 
 def bound() -> socket.socket:

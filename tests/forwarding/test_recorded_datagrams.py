@@ -25,8 +25,8 @@ from sshoq.transport.channel import Channel
 from sshoq.wire import IPPort
 from tests.client.test_forwards import forwards
 from tests.golden_replay import Side, Transcript
-from tests.pair import Party, logged_in
-from tests.server.test_forwards import header_of, replay, run, served, with_our_maximum
+from tests.pair import Party, logged_in, run
+from tests.server.test_forwards import header_of, replay, served, with_our_maximum
 
 DIRECT = ["direct-udp", "direct-udp-sizes", "proxy-jump-outer"]
 

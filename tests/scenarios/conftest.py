@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.accounts import Account, PamService
+from tests.echo import Echo, EchoServer, serving
 from tests.janitor import Janitor
 from tests.needs import give_up, need_root
 from tests.programs import (
@@ -151,3 +152,10 @@ def open_terminal() -> Iterator[Callable[..., Terminal]]:
     yield start
     for terminal in terminals:
         terminal.__exit__(None, None, None)
+
+
+@pytest.fixture
+def echo_port() -> Iterator[int]:
+    server = EchoServer(("127.0.0.1", 0), Echo)
+    with serving(server):
+        yield server.server_address[1]

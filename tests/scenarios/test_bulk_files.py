@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from tests.accounts import Account
+from tests.echo import is_open
 from tests.janitor import Janitor
 from tests.needs import need_device, need_tools
 from tests.processes import wait_until
 from tests.programs import URL_PATH, Client, OpenSSH, Server, Sshoq, free_port, is_bound
 from tests.scenarios.conftest import ClientFactory, server_factory
-from tests.scenarios.test_forwarding import is_open
 from tests.scenarios.test_tools import digests
 
 pytestmark = [pytest.mark.privileged, pytest.mark.timeout(300)]

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.echo import serving
 from tests.needs import need_tools
 from tests.programs import Client, free_port
-from tests.scenarios.test_forwarding import serving
 
 pytestmark = pytest.mark.privileged
 

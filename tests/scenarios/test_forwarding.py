@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import socket
-import socketserver
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -17,56 +16,14 @@ from pathlib import Path
 import pytest
 
 from tests.accounts import Account
+from tests.echo import BLOB, Echo, UnixEchoServer, ask, exchange, is_open, serving
 from tests.processes import end_process, processes_with, wait_until
 from tests.programs import Client, Programs, free_port
 from tests.scenarios.conftest import ClientFactory, ServerFactory
 
 pytestmark = pytest.mark.privileged
 
-BLOB = os.urandom(1 << 20)
 MARK = "SSHOQ_TEST_FORWARDING"
-
-
-class Echo(socketserver.BaseRequestHandler):
-    """Answers each connection with what it got, prefixed; half-close is the end of the question."""
-
-    request: socket.socket
-
-    def handle(self) -> None:
-        with contextlib.suppress(OSError):
-            self.request.sendall(b"echo:")
-            while data := self.request.recv(65536):
-                self.request.sendall(data)
-
-
-class EchoServer(socketserver.ThreadingTCPServer):
-    daemon_threads = True
-    allow_reuse_address = True
-    request_queue_size = 256
-
-
-class UnixEchoServer(socketserver.ThreadingUnixStreamServer):
-    daemon_threads = True
-    request_queue_size = 256
-
-
-@contextlib.contextmanager
-def serving(server: socketserver.BaseServer) -> Iterator[None]:
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-@pytest.fixture
-def echo_port() -> Iterator[int]:
-    server = EchoServer(("127.0.0.1", 0), Echo)
-    with serving(server):
-        yield server.server_address[1]
 
 
 @pytest.fixture
@@ -88,30 +45,6 @@ def running(client: Client) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     for process in started:
         process.kill()
         process.communicate(timeout=30)
-
-
-def ask(target: int | str, data: bytes = BLOB) -> bytes:
-    """Send, half-close, read to the end; reading meanwhile, as the echo does not buffer for us."""
-    family = socket.AF_INET if isinstance(target, int) else socket.AF_UNIX
-    with socket.socket(family) as connection:
-        connection.settimeout(30)
-        connection.connect(("127.0.0.1", target) if isinstance(target, int) else target)
-        return exchange(connection, data)
-
-
-def exchange(connection: socket.socket, data: bytes) -> bytes:
-    def send() -> None:
-        with contextlib.suppress(OSError):
-            connection.sendall(data)
-            connection.shutdown(socket.SHUT_WR)
-
-    sender = threading.Thread(target=send)
-    sender.start()
-    answer = b""
-    while part := connection.recv(65536):
-        answer += part
-    sender.join()
-    return answer
 
 
 Running = Callable[..., subprocess.Popen[bytes]]
@@ -357,11 +290,6 @@ def test_a_forwarding_in_the_background_holds_nobodys_pipe(client: Client, echo_
     finally:
         for process in processes_with(MARK, mark):
             end_process(process)
-
-
-def is_open(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 class TestJump:

@@ -17,20 +17,13 @@ from pathlib import Path
 import pytest
 
 from tests.accounts import Account
+from tests.echo import ask, is_open
 from tests.needs import need_tools
 from tests.processes import end_process, processes_of, wait_until
 from tests.programs import Client, Programs, Sshoq, free_port
 from tests.scenarios.conftest import ClientFactory, ServerFactory
-from tests.scenarios.test_forwarding import Echo, EchoServer, ask, is_open, serving
 
 pytestmark = pytest.mark.privileged
-
-
-@pytest.fixture
-def echo_port() -> Iterator[int]:
-    server = EchoServer(("127.0.0.1", 0), Echo)
-    with serving(server):
-        yield server.server_address[1]
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ over in client or server."""
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -13,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.accounts import Account
+from tests.echo import ask, is_open
 from tests.processes import Process, unshared_bytes, wait_until
 from tests.programs import Client, Server, Sshoq, free_port
 from tests.scenarios.conftest import ClientFactory, ServerFactory
-from tests.scenarios.test_forwarding import Echo, EchoServer, ask, serving
 
 pytestmark = pytest.mark.privileged
 
@@ -39,13 +38,6 @@ def client(connect: ClientFactory, server: Server, account: Account) -> Client:
 
 
 @pytest.fixture
-def echo_port() -> Iterator[int]:
-    echo = EchoServer(("127.0.0.1", 0), Echo)
-    with serving(echo):
-        yield echo.server_address[1]
-
-
-@pytest.fixture
 def forward(client: Client, echo_port: int) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
     """The port of a standing forward, and the client that holds it."""
     port = free_port("tcp")
@@ -54,11 +46,6 @@ def forward(client: Client, echo_port: int) -> Iterator[tuple[int, subprocess.Po
     yield port, process
     process.kill()
     process.communicate(timeout=30)
-
-
-def is_open(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def descriptors(pid: int) -> int:

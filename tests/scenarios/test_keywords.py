@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.accounts import Account, make_key
+from tests.echo import is_open
 from tests.needs import need_tools
 from tests.processes import wait_until
 from tests.programs import Client, free_port
@@ -313,14 +314,9 @@ class TestCommandLine:
             terminal.expect("ssh> ")
             terminal.send(f"{line}\r")
             terminal.expect(answer)
-        wait_until(lambda: not _is_open(port), 30, "the server no longer listens")
+        wait_until(lambda: not is_open(port), 30, "the server no longer listens")
         terminal.send("\rexit\r")
         assert terminal.wait() == 0
-
-
-def _is_open(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 # --------------------------------------------------------------------------- messages

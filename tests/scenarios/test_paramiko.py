@@ -14,11 +14,11 @@ import pytest
 
 from sshoq.paramiko import ProxySocket, SSHClient, Transport
 from tests.accounts import Account, make_key
+from tests.echo import Echo, EchoServer, serving
 from tests.janitor import Janitor
 from tests.processes import wait_until
 from tests.programs import Client, OpenSSH, Server, Sshoq
 from tests.scenarios.conftest import ClientFactory, ServerFactory, server_factory
-from tests.scenarios.test_forwarding import Echo, EchoServer, serving
 
 pytestmark = pytest.mark.privileged
 

@@ -31,10 +31,10 @@ from sshoq.client.mux_messages import (
     encode_packet,
 )
 from tests.accounts import Account
+from tests.echo import Echo, UnixEchoServer, ask, serving
 from tests.processes import processes_of, wait_until
 from tests.programs import Client, Programs, find_program, free_port
 from tests.scenarios.conftest import ClientFactory, ServerFactory
-from tests.scenarios.test_forwarding import Echo, EchoServer, UnixEchoServer, ask, serving
 from tests.terminal import Terminal
 
 pytestmark = pytest.mark.privileged
@@ -104,13 +104,6 @@ def sharer(request: pytest.FixtureRequest, client: Client, path: str) -> Sharer:
 @pytest.fixture
 def master(start_master: Callable[..., subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
     return start_master()
-
-
-@pytest.fixture
-def echo_port() -> Iterator[int]:
-    server = EchoServer(("127.0.0.1", 0), Echo)
-    with serving(server):
-        yield server.server_address[1]
 
 
 Master = subprocess.Popen[bytes]

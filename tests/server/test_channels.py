@@ -3,7 +3,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import cast
 
@@ -27,7 +27,7 @@ from sshoq.server.channels import MAX_VARIABLES, ChannelHost, Login
 from sshoq.transport.channel import Channel, ChannelRefused, SinkClosed
 from sshoq.transport.stream_halves import Stream
 from tests.golden_replay import Transcript
-from tests.pair import Party, logged_in
+from tests.pair import Party, logged_in, run
 from tests.server.fake_leader import Ending, FakeLogin, ProgramBody, Streams
 
 
@@ -60,13 +60,6 @@ async def served(body: ProgramBody, client_extensions: Extension = OURS) -> Asyn
         for task in serving:
             task.cancel()
         login.the_leader.close()
-
-
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    async def main() -> None:
-        await test()
-
-    asyncio.run(main())
 
 
 async def echo(streams: Streams) -> Ending:

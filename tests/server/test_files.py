@@ -28,7 +28,8 @@ from sshoq.server.link import Refused
 from sshoq.server.privsep import FilesServed
 from sshoq.transport.channel import Channel, ChannelRefused
 from tests.golden_replay import go_traits
-from tests.server.test_channels import Served, run, served, wait_for_ever
+from tests.pair import run
+from tests.server.test_channels import Served, served, wait_for_ever
 
 
 @asynccontextmanager

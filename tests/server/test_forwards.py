@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import cast
 
@@ -38,7 +38,7 @@ from sshoq.server.privsep import Dial, ListenForX11
 from sshoq.transport.channel import Channel, ChannelRefused
 from sshoq.wire import IPPort
 from tests.golden_replay import Transcript
-from tests.pair import Party, logged_in
+from tests.pair import Party, logged_in, read_all, run
 from tests.server.fake_leader import Ending, FakeLeader, FakeLogin, Streams
 
 TARGET = IPPort("192.0.2.1", 80)
@@ -91,21 +91,6 @@ async def served(client_extensions: Extension = OURS) -> AsyncIterator[Served]:
         login.the_leader.close()
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()
-
-
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    async def main() -> None:
-        async with asyncio.timeout(20):
-            await test()
-
-    asyncio.run(main())
-
-
-async def read_all(channel: Channel) -> bytes:
-    parts = bytearray()
-    while data := await channel.read():
-        parts += data
-    return bytes(parts)
 
 
 async def receive_all(end: socket.socket) -> bytes:

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import os
-from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -12,14 +11,7 @@ from sshoq.protocol.extensions import NONE
 from sshoq.protocol.messages import Exec, ExitStatus, PtyReq, Session, Shell, WindowChange
 from sshoq.transport.channel import Channel, ChannelClosed, ChannelRefused, SinkClosed
 from sshoq.transport.conversation import CHANNEL_SHARE
-from tests.pair import Party, a_request, logged_in, pair
-
-
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    async def main() -> None:
-        await test()
-
-    asyncio.run(main())
+from tests.pair import Party, a_request, logged_in, pair, read_all, run
 
 
 async def open_session(client: Party, server: Party) -> tuple[Channel, Channel]:
@@ -28,13 +20,6 @@ async def open_session(client: Party, server: Party) -> tuple[Channel, Channel]:
     theirs.confirm()
     await ours.opened()
     return ours, theirs
-
-
-async def read_all(channel: Channel) -> bytes:
-    parts = []
-    while data := await channel.read():
-        parts.append(bytes(data))
-    return b"".join(parts)
 
 
 def test_data_travels_both_ways_and_ends() -> None:
