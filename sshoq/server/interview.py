@@ -51,7 +51,9 @@ class Interview:
         self._room = MAX_TEXT
 
     def tell(self, text: str) -> None:
-        """For the user, with the next question."""
+        """For the user, with the next question; if there will be none, there is nobody to tell."""
+        if self._is_over:
+            return
         self._texts.append(clip(text, self._room))
         self._room -= len(encode_text(self._texts[-1]))
 

@@ -14,6 +14,14 @@ from typing import Any
 
 import pytest
 
+from sshoq.auth.interactive import (
+    SCHEME,
+    Challenge,
+    Prompt,
+    answer_authorization,
+    challenge_text,
+    read_challenge,
+)
 from sshoq.auth.keys import parse_public_key
 from sshoq.auth.private_keys import load_public_half
 from sshoq.auth.ssh_certificates import parse_certificate
@@ -21,6 +29,7 @@ from sshoq.auth.token import certificate_in, verify_token
 from sshoq.client import authentication
 from sshoq.client.authentication import Authentication, Reply, basic_authorization
 from sshoq.client.identities import Wishes, gather_keys, is_understood
+from sshoq.client.interview import MAX_ROUNDS, challenge_in
 from sshoq.client.log import Failure, Log
 from sshoq.client.prompt import Prompter
 from sshoq.config.usage import DEBUG3
@@ -46,6 +55,9 @@ class Scene:
         self.accepts: set[str] = set()
         self.offers: tuple[str, ...] | None = None
         self.was_asked = False
+        self.rounds: list[list[Challenge]] = []
+        """Of each interview, what the server asks until it has made up its mind."""
+        self.interview: Iterator[Challenge] = iter(())
         self.permits = False
         self.log = Log(DEBUG3, lambda level, line: self.lines.append(line))
 
@@ -82,8 +94,21 @@ class Scene:
         if authorization is None:
             self.was_asked = True
             return Reply(False, self.offers)
+        if authorization.startswith(SCHEME):
+            return self.talk(authorization)
         self.tried.append(self.name_of(authorization))
         return Reply(self.tried[-1] in self.accepts, self.offers)
+
+    def talk(self, authorization: str) -> Reply:
+        """Right is who says "yes" to the last question."""
+        self.tried.append(authorization.partition(" ")[2])
+        if authorization == SCHEME:
+            self.interview = iter(self.rounds.pop(0) if self.rounds else ())
+        challenge = next(self.interview, None)
+        if challenge is not None:
+            return Reply(False, None if challenge.prompts else self.offers, challenge=challenge)
+        is_right = authorization == answer_authorization(["yes"])
+        return Reply(is_right, self.offers)
 
     def run(self, wishes: Wishes, *, batch: bool = False) -> str:
         prompter = ScriptedPrompter(self, batch=batch)
@@ -100,7 +125,7 @@ class ScriptedPrompter(Prompter):
         self._scene = scene
 
     def _ask(self, question: str, *, echo: bool) -> str | None:
-        self._scene.questions.append(question)
+        self._scene.questions.append(f"{question}(shown)" if echo else question)
         return self._scene.answers.pop(0) if self._scene.answers else None
 
     def confirm(self, question: str) -> bool:
@@ -477,6 +502,117 @@ def test_nobody_to_ask_for_a_password_sends_none(scene: Scene) -> None:
     with pytest.raises(Failure, match="Permission denied"):
         scene.run(wishes())
     assert scene.tried == []
+
+
+def ask(*texts: str, name: str = "", instruction: str = "", shown: bool = False) -> Challenge:
+    return Challenge(name, instruction, tuple(Prompt(text, shown) for text in texts))
+
+
+INTERACTIVE = ("publickey", "password", "keyboard-interactive")
+ANSWERED = answer_authorization(["yes"]).partition(" ")[2]
+
+
+def test_questions_are_asked_until_the_server_has_made_up_its_mind(scene: Scene) -> None:
+    scene.offers = INTERACTIVE
+    scene.rounds = [[ask("Password: "), ask("Floor? ", "Room? ", shown=True), ask("Sure? ")]]
+    scene.answers = ["secret", "third", "8", "yes"]
+    assert scene.run(Wishes("alice", "there")) == "keyboard-interactive"
+    assert scene.questions == [
+        "(alice@there) Password: ",
+        "(alice@there) Floor? (shown)",
+        "(alice@there) Room? (shown)",
+        "(alice@there) Sure? ",
+    ]
+    two = answer_authorization(["third", "8"]).partition(" ")[2]
+    assert scene.tried[2:] == [two, ANSWERED]
+    assert "debug1: Next authentication method: keyboard-interactive" in scene.lines
+
+
+def test_questions_come_before_passwords_and_as_often(scene: Scene) -> None:
+    scene.offers = INTERACTIVE
+    scene.rounds = [[ask("Code: ")] for _ in range(9)]
+    scene.answers = ["no"] * 9
+    with pytest.raises(Failure, match=r"denied \(publickey,password,keyboard-interactive\)"):
+        scene.run(Wishes("alice", "there", password_prompts=2))
+    assert scene.questions == ["(alice@there) Code: "] * 2 + ["alice@there's password: "] * 2
+
+
+def test_what_the_server_says_is_shown_and_harmless(scene: Scene) -> None:
+    scene.offers = INTERACTIVE
+    scene.rounds = [[ask("\x1b]0;\x07Code: ", name="\x1bname", instruction="Be\nquick")]]
+    scene.answers = ["yes"]
+    scene.run(Wishes("alice", "there"))
+    assert scene.questions == ["(alice@there) \\033]0;\\007Code: "]
+    assert {"\\033name", "Be\nquick"} <= set(scene.lines)
+
+
+def test_a_challenge_without_questions_is_the_end_of_a_try(scene: Scene) -> None:
+    scene.offers = INTERACTIVE
+    scene.rounds = [[ask("Code: "), ask(instruction="No.")], [ask("Code: ")]]
+    scene.answers = ["maybe", "yes"]
+    assert scene.run(Wishes("alice", "there")) == "keyboard-interactive"
+    assert "No." in scene.lines
+
+
+@pytest.mark.parametrize("offers", [None, ("publickey", "password")])
+def test_servers_that_do_not_offer_it_are_not_asked_to_ask(
+    scene: Scene, offers: tuple[str, ...] | None
+) -> None:
+    scene.offers = offers
+    scene.answers = ["secret"]
+    scene.accepts = {"secret"}
+    assert scene.run(Wishes("alice", "there")) == "password"
+    assert scene.tried == ["secret"]
+
+
+def test_a_server_that_asks_nothing_is_tried_once(scene: Scene) -> None:
+    scene.offers = INTERACTIVE
+    with pytest.raises(Failure):
+        scene.run(Wishes("alice", "there", methods=("keyboard-interactive",)))
+    assert scene.tried == [""]
+
+
+def test_a_server_that_asks_for_ever_is_given_up(scene: Scene) -> None:
+    scene.offers = INTERACTIVE
+    scene.rounds = [[ask("Code: ")] * 1000]
+    scene.answers = ["no"] * 1000
+    with pytest.raises(Failure, match="asks for ever"):
+        scene.run(Wishes("alice", "there"))
+    assert len(scene.questions) == MAX_ROUNDS
+
+
+def test_nobody_there_to_answer_goes_on_to_the_next_method(scene: Scene) -> None:
+    scene.offers = INTERACTIVE
+    scene.rounds = [[ask("Code: ")]] * 3
+    scene.answers = [None, "secret"]
+    scene.accepts = {"secret"}
+    assert scene.run(Wishes("alice", "there")) == "password"
+    assert scene.tried == ["", "secret"]
+
+
+def test_batch_mode_begins_no_interview(scene: Scene) -> None:
+    scene.offers = INTERACTIVE
+    with pytest.raises(Failure):
+        scene.run(Wishes("alice", "there"), batch=True)
+    assert scene.tried == []
+    assert not any("Next authentication method: keyboard" in line for line in scene.lines)
+
+
+def test_answers_that_are_too_long_are_not_sent(scene: Scene) -> None:
+    scene.offers = INTERACTIVE
+    scene.rounds = [[ask(*["?"] * 32)]]
+    scene.answers = ["x" * 1000] * 32
+    with pytest.raises(Failure, match="too long"):
+        scene.run(Wishes("alice", "there"))
+    assert scene.tried == [""]
+
+
+@pytest.mark.parametrize("text", ["", "!", challenge_text(ask("?"))[:-4]])
+def test_what_is_no_challenge_is_a_failure(text: str) -> None:
+    with pytest.raises(Failure, match="cannot read what the server asks"):
+        challenge_in(text)
+    good = ask("Code: ")
+    assert challenge_in(challenge_text(good)) == read_challenge(challenge_text(good)) == good
 
 
 def test_order_of_methods_is_the_users(scene: Scene) -> None:

@@ -4,12 +4,14 @@ logins are tested in tests/privileged.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sshoq.auth.interactive import answer_authorization
 from sshoq.server import authentication
 from sshoq.server.authentication import (
     CLOSED,
@@ -22,6 +24,7 @@ from sshoq.server.authentication import (
 )
 from sshoq.server.config import load
 from sshoq.server.connection import ConnectionFacts
+from sshoq.server.pam import Answering
 from sshoq.server.privsep import Authenticate, AuthenticationResult
 
 HERE = ConnectionFacts("192.0.2.7", 40007, "192.0.2.1", 443)
@@ -104,3 +107,53 @@ def test_a_failure_waits_and_a_free_try_a_little(
     authenticator.attempt(Authenticate("no-such-user", b"Bearer x", ID))
     longest = _failure_time("no-such-user")
     assert waits == [longest / 4, longest]
+
+
+class TalkingPam:
+    """A PAM whose one module asks for a password and then for a code."""
+
+    def __init__(self, user_takes: Callable[[], None]) -> None:
+        self._user_takes = user_takes
+
+    def tell_authentication(self, text: str | None) -> None: ...
+
+    def keep(self, text: str) -> None: ...
+
+    def explain(self) -> str:
+        return "Authentication failure"
+
+    def interview(self, answering: Answering, *, allow_empty: bool, may_succeed: bool) -> bool:
+        for question in ("Password: ", "Code: "):
+            self._user_takes()
+            answering.ask(question, is_shown=False)
+        return False
+
+
+def test_the_users_own_time_is_no_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a failure would last as long again as somebody has thought."""
+    clock = 100.0
+    pauses: list[float] = []
+    monkeypatch.setattr("sshoq.server.authentication.time.monotonic", lambda: clock)
+    monkeypatch.setattr("sshoq.server.authentication.time.sleep", pauses.append)
+    monkeypatch.setattr(authentication, "is_root", lambda: True)
+
+    def work() -> None:
+        nonlocal clock
+        clock += 0.001
+
+    def exchange(challenge: AuthenticationResult) -> Authenticate:
+        nonlocal clock
+        clock += 60.0
+        return Authenticate("no-such-user", answer_authorization(["x"]).encode(), ID)
+
+    config = tmp_path / "config"
+    config.write_text("")
+    config_of_root = load(str(config), root=True)
+    authenticator = Authenticator(config_of_root, HERE, exchange)
+    monkeypatch.setattr(authentication, "PamTransaction", lambda *facts: TalkingPam(work))
+    result = authenticator.attempt(Authenticate("no-such-user", b"Interactive", ID))
+    assert result.outcome == REFUSED
+    floor = _failure_time("no-such-user")
+    assert pauses == pytest.approx([floor - 0.001, floor - 0.001, floor])

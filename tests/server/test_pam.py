@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from sshoq.server.libc import libc
 from sshoq.server.pam import (
     CONVERSATION_ERROR,
     MAX_MESSAGES,
+    NEW_PASSWORD_REQUIRED,
     SUCCESS,
     PamError,
     PamTransaction,
@@ -120,6 +122,125 @@ def test_an_error_of_ours_is_an_error_for_the_module(
 
     monkeypatch.setattr(transaction, "_answer", fail)
     assert Answers(transaction, (TEXT, b"x")).result == CONVERSATION_ERROR
+
+
+class Modules:
+    """A library whose steps ask and answer as a test says; everything else is the real one's."""
+
+    def __init__(self, transaction: PamTransaction, **steps: Callable[[], int]) -> None:
+        self.called: list[str] = []
+        self._steps = steps
+        self._real, transaction._library = transaction._library, self  # type: ignore[assignment]
+
+    def __getattr__(self, name: str) -> Any:
+        step = name.removeprefix("pam_")
+        if step not in ("authenticate", "acct_mgmt", "chauthtok"):
+            return getattr(self._real, name)
+
+        def call(handle: object, flags: int) -> int:
+            self.called.append(step)
+            return self._steps.get(step, lambda: SUCCESS)()
+
+        return call
+
+
+class Talker:
+    """Answers with what it is asked, in capitals."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.heard: list[str] = []
+        self._error = error
+
+    def ask(self, text: str, *, is_shown: bool) -> bytes:
+        self.heard.append(f"{'visible' if is_shown else 'hidden'} {text}")
+        if self._error is not None:
+            raise self._error
+        return text.upper().encode()
+
+    def tell(self, text: str) -> None:
+        self.heard.append(f"told {text}")
+
+
+def test_an_interview_passes_everything_on_in_order(transaction: PamTransaction) -> None:
+    talker = Talker()
+    seen: list[Answers] = []
+
+    def authenticate() -> int:
+        seen.append(Answers(transaction, (ECHO_OFF, b"pw"), (TEXT, b"hello"), (ECHO_ON, b"who")))
+        return SUCCESS
+
+    Modules(transaction, authenticate=authenticate)
+    assert transaction.interview(talker, allow_empty=False, may_succeed=True)
+    assert seen[0].texts == [b"PW", None, b"WHO"]
+    assert talker.heard == ["hidden pw", "told hello\n", "visible who"]
+    assert transaction.take_messages() == ""
+    assert Answers(transaction, (ECHO_OFF, b"pw")).result == CONVERSATION_ERROR
+
+
+@pytest.mark.parametrize("error", [PamError("none"), KeyboardInterrupt(), RuntimeError("over")])
+def test_without_an_answer_no_module_gets_any(
+    transaction: PamTransaction, error: BaseException
+) -> None:
+    """What is more than a refusal comes out behind the modules, which it cannot pass through."""
+    talker = Talker(error)
+    results: list[int] = []
+
+    def authenticate() -> int:
+        for _ in range(2):
+            results.append(Answers(transaction, (ECHO_OFF, b"pw")).result)
+        return CONVERSATION_ERROR
+
+    modules = Modules(transaction, authenticate=authenticate)
+    if isinstance(error, PamError):
+        assert not transaction.interview(talker, allow_empty=False, may_succeed=True)
+    else:
+        with pytest.raises(type(error)):
+            transaction.interview(talker, allow_empty=False, may_succeed=True)
+        assert len(talker.heard) == 1
+    assert results == [CONVERSATION_ERROR] * 2
+    assert modules.called == ["authenticate"]
+
+
+def test_an_answer_with_a_zero_byte_is_none(transaction: PamTransaction) -> None:
+    def authenticate() -> int:
+        return int(Answers(transaction, (ECHO_OFF, b"pw")).result)
+
+    class Zero(Talker):
+        def ask(self, text: str, *, is_shown: bool) -> bytes:
+            return b"right\0junk"
+
+    Modules(transaction, authenticate=authenticate)
+    assert not transaction.interview(Zero(), allow_empty=False, may_succeed=True)
+
+
+@pytest.mark.parametrize(
+    ("account", "change", "succeeds", "called"),
+    [
+        (SUCCESS, SUCCESS, True, ["authenticate", "acct_mgmt"]),
+        (NEW_PASSWORD_REQUIRED, SUCCESS, True, ["authenticate", "acct_mgmt", "chauthtok"]),
+        (NEW_PASSWORD_REQUIRED, 20, False, ["authenticate", "acct_mgmt", "chauthtok"]),
+        (13, SUCCESS, False, ["authenticate", "acct_mgmt"]),
+    ],
+)
+def test_an_interview_ends_with_the_account_and_a_new_password(
+    transaction: PamTransaction, account: int, change: int, succeeds: bool, called: list[str]
+) -> None:
+    modules = Modules(transaction, acct_mgmt=lambda: account, chauthtok=lambda: change)
+    assert transaction.interview(Talker(), allow_empty=False, may_succeed=True) is succeeds
+    assert modules.called == called
+    # Looked at once, whatever method comes next.
+    assert transaction.check_account() is (account != 13)
+    assert modules.called == called
+    needs_new = account == NEW_PASSWORD_REQUIRED and change != SUCCESS
+    assert transaction.must_change_password is needs_new
+
+
+def test_who_cannot_succeed_gets_no_further_than_the_first_step(
+    transaction: PamTransaction,
+) -> None:
+    modules = Modules(transaction)
+    assert not transaction.interview(Talker(), allow_empty=False, may_succeed=False)
+    assert modules.called == ["authenticate"]
 
 
 def test_a_password_with_a_zero_byte_is_wrong(transaction: PamTransaction) -> None:
