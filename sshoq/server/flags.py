@@ -95,7 +95,8 @@ def _conclude(invocation: Invocation) -> None:
     if not invocation.go_style:
         return
     invocation.foreground = True
-    invocation.fallbacks += ["PasswordAuthentication no", "PidFile none"]
+    without_passwords = ["PasswordAuthentication no", "KbdInteractiveAuthentication no"]
+    invocation.fallbacks += [*without_passwords, "PidFile none"]
     if invocation.certificate is not None or invocation.key is not None:
         invocation.overrides += [
             f'Certificate "{invocation.certificate or GO_CERTIFICATE}"',

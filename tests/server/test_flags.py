@@ -131,6 +131,7 @@ def test_the_go_style_stays_in_the_foreground_and_takes_no_passwords() -> None:
     assert invocation.foreground is True
     config = read_configuration(invocation)
     assert (config.password_authentication, config.pid_file) == (False, None)
+    assert config.method_lists == (("publickey",),)
     assert config.certificate == os.path.abspath("cert.pem")
 
 
