@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from sshoq.transport.congestion import Acknowledged, Controller
 from sshoq.transport.events import Address
-from sshoq.transport.frames import AckFrame, read_lone_ack, read_stream_frame
+from sshoq.transport.frames import STREAM, AckFrame, read_lone_ack, read_stream_frame
 from sshoq.transport.number_ranges import SeenNumbers
 from sshoq.transport.protection import Keys, open_packets, ordinary_run
 from sshoq.transport.stream_halves import (
@@ -206,7 +206,7 @@ class FastReceive(Base):
 
     def _take_more_stream_data(self, payload: bytes) -> bytes:
         """What follows the other STREAM frames that the payload begins with."""
-        while payload and (used := self._take_stream_data(payload)):
+        while payload and payload[0] & STREAM and (used := self._take_stream_data(payload)):
             payload = payload[used:]
         return payload
 
