@@ -141,6 +141,8 @@ def ask_for_session(channel: Channel, wish: SessionWish, log: Log) -> Asked:
         log.debug("this server takes no environment")
     if isinstance(program, Exec):
         log.debug(f"Sending command: {program.command}")
+    elif isinstance(program, Subsystem):
+        log.debug(f"Sending subsystem: {program.subsystem}")
     return Asked(channel, state, display, terminal, channel.ask(program), program.name_on_wire)
 
 

@@ -82,6 +82,16 @@ def test_verbose_tells_what_was_transferred(client: Client) -> None:
     assert re.fullmatch(r"Bytes per second: sent \d+\.\d, received \d+\.\d", lines[-1])
 
 
+@pytest.mark.parametrize(
+    ("flags", "word", "line"),
+    [([], "true", "Sending command: true"), (["-s"], "sftp", "Sending subsystem: sftp")],
+)
+def test_debugging_tells_what_is_asked_for(
+    client: Client, flags: list[str], word: str, line: str
+) -> None:
+    assert f"debug1: {line}" in said(client.run(word, flags=[*flags, "-v"]))
+
+
 # --------------------------------------------------------------------------- the right host
 
 
