@@ -172,7 +172,11 @@ class Conversation:
         self._in_turn = True
         try:
             while (event := self.engine.next_event()) is not None:
-                self._handle(event)
+                try:
+                    self._handle(event)
+                except StreamClosed:  # the end has come with it: what it would have us say is late
+                    if not self.engine.is_over:
+                        raise
             self._wake_writers()
         finally:
             self._in_turn = False

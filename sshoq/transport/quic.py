@@ -1074,6 +1074,11 @@ class Engine:
             self._waiting_datagrams -= len(event.data) + DATAGRAM_OVERHEAD
         return event
 
+    @property
+    def is_over(self) -> bool:
+        """Nothing more can be said; that it is so may still be among the events."""
+        return self._terminated is not None
+
     # ------------------------------------------------------------------ streams
 
     def open_stream(self, *, unidirectional: bool = False) -> int:

@@ -9,8 +9,10 @@ import pytest
 from sshoq.protocol.channel import Buffer, Chaff, ChannelEvent, Data
 from sshoq.protocol.extensions import NONE
 from sshoq.protocol.messages import Exec, ExitStatus, PtyReq, Session, Shell, WindowChange
+from sshoq.protocol.outcome import Code
 from sshoq.transport.channel import Channel, ChannelClosed, ChannelRefused, SinkClosed
 from sshoq.transport.conversation import CHANNEL_SHARE
+from sshoq.transport.events import Cause
 from tests.pair import Party, a_request, logged_in, pair, read_all, run
 
 
@@ -20,6 +22,22 @@ async def open_session(client: Party, server: Party) -> tuple[Channel, Channel]:
     theirs.confirm()
     await ours.opened()
     return ours, theirs
+
+
+def test_an_end_that_comes_with_the_handshake_is_the_end() -> None:
+    """A server that closes before it has heard of us again: there is nobody to say anything to."""
+
+    async def main() -> None:
+        faults: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, context: faults.append(context["message"])
+        )
+        async with pair() as (client, server):
+            server.conversation.close(Code.NO_ERROR, "over already")
+            assert (await client.end).cause is Cause.PEER
+        assert not faults
+
+    run(main)
 
 
 def test_data_travels_both_ways_and_ends() -> None:
