@@ -57,6 +57,7 @@ from sshoq.transport.packets import (
     TicketInvalid,
     TicketMissing,
     answer_to_noise,
+    begins_connection,
     connection_refused,
     new_name,
     parse_packet,
@@ -169,7 +170,7 @@ class Router:
             process = self._routes.get(packet.destination_cid)
             if process is not None:
                 self._pass_on(process, arrival)
-            elif packet.is_initial:
+            elif packet.is_initial and begins_connection(arrival.payload):
                 key = (*arrival.peer, packet.destination_cid)
                 newcomers.setdefault(key, []).append(arrival)
             else:
@@ -242,7 +243,7 @@ class Router:
         """
         arrival = Arrival(payload, predecessor.peer, predecessor.local_address)
         packet = parse_packet(payload)
-        if packet is None or not packet.is_initial:
+        if packet is None or not packet.is_initial or not begins_connection(payload):
             return
         process = self._routes.get(packet.destination_cid)
         if process is None:
@@ -401,9 +402,10 @@ class Router:
 
     def _tell_peer(self, process: NetworkProcess) -> None:
         """Who was killed could not say goodbye: the client is to hear of it now, not when it next
-        sends something. It knows some of the names; an address that was not shown gets nothing."""
+        sends something. It knows some of the names. All of them together are less than its first
+        packet was, so that an address that was not shown may be told, too."""
         where = Arrival(b"", process.peer, process.local_address)
-        for connection_id in process.routes if process.validated else ():
+        for connection_id in process.routes:
             self._send(unasked_reset(self._reset_secret.key, connection_id), where)
 
     def _tell_fault(self, process: NetworkProcess, number: int) -> None:

@@ -152,16 +152,41 @@ def _initial_head(datagram: bytes) -> PacketHead:
     return head
 
 
+def begins_connection(datagram: bytes) -> bool:
+    """Of one that `parse_packet` called initial: whether it is sealed with the keys that its own
+    destination gives (RFC 9001 5.2). A later one, of a connection that is lost, is not; nor is
+    rubbish.
+    """
+    head = _initial_head(datagram)
+    assert head.version is not None
+    reader = Reader(datagram, 5)
+    try:
+        for _ in range(2):
+            reader.take(reader.u8())
+        reader.bytes()  # the token
+        size = reader.varint()
+        start = reader.position
+        reader.take(size)
+        InitialKeys.of(head.version, head.destination_cid, "client in").open(
+            datagram[: reader.position], start
+        )
+    except (WireError, InvalidTag):
+        return False
+    return True
+
+
 # ------------------------------------------------------------------------------- answers to noise
 
 
 def answer_to_noise(head: PacketHead, length: int, reset_key: Key) -> bytes | None:
-    """What a packet of no known connection, in a datagram of `length` bytes, is answered with."""
-    if head.version is None:
+    """What a packet of no known connection, in a datagram of `length` bytes, is answered with.
+
+    Handshake packets, too, may be of a connection that is lost, and their sender knows the token
+    already (RFC 9000 10.3).
+    """
+    if head.version is None or head.version in SUPPORTED_VERSIONS:
         return stateless_reset(reset_key, head.destination_cid, length)
-    if head.version not in SUPPORTED_VERSIONS and length >= MIN_INITIAL_DATAGRAM:
-        return version_negotiation(head)
-    return None
+    return version_negotiation(head) if length >= MIN_INITIAL_DATAGRAM else None
 
 
 def version_negotiation(head: PacketHead) -> bytes:
@@ -282,15 +307,32 @@ class InitialKeys(NamedTuple):
         """The packet, its number in so many bytes."""
         header[0] |= length - 1
         header += number.to_bytes(length, "big")
-        nonce = (int.from_bytes(self.nonce, "big") ^ number).to_bytes(12, "big")
-        sealed = AESGCM(self.key).encrypt(nonce, payload, bytes(header))
+        sealed = AESGCM(self.key).encrypt(self._nonce_of(number), payload, bytes(header))
         # RFC 9001 5.4.2: the sample begins where the longest number would end.
-        sample = sealed[4 - length : 20 - length]
-        mask = Cipher(AES(self.mask_key), ECB()).encryptor().update(sample)
+        mask = self._mask(sealed[4 - length : 20 - length])
         header[0] ^= mask[0] & 0x0F
         for place in range(length):
             header[place - length] ^= mask[1 + place]
         return bytes(header) + sealed
+
+    def open(self, packet: bytes, start: int) -> bytes:
+        """The payload of a packet whose number begins at `start`, and is small. InvalidTag."""
+        sample = packet[start + 4 : start + 20]
+        if len(sample) < 16:
+            raise InvalidTag
+        mask = self._mask(sample)
+        first = packet[0] ^ mask[0] & 0x0F
+        length = 1 + (first & 3)
+        number = bytes(packet[start + place] ^ mask[1 + place] for place in range(length))
+        header = bytes([first]) + packet[1:start] + number
+        nonce = self._nonce_of(int.from_bytes(number, "big"))
+        return AESGCM(self.key).decrypt(nonce, packet[start + length :], header)
+
+    def _nonce_of(self, number: int) -> bytes:
+        return (int.from_bytes(self.nonce, "big") ^ number).to_bytes(12, "big")
+
+    def _mask(self, sample: bytes) -> bytes:
+        return Cipher(AES(self.mask_key), ECB()).encryptor().update(sample)
 
 
 def _expand_label(secret: bytes, label: str, size: int) -> bytes:

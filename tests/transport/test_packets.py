@@ -1,8 +1,12 @@
 """Retry, version negotiation, stateless reset: what a router says without knowing any
 connection."""
 
+import itertools
+
 import pytest
 from aioquic._buffer import Buffer
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection
 from aioquic.quic.crypto import CryptoPair
 from aioquic.quic.packet import QuicPacketType, get_retry_integrity_tag, pull_quic_header
 from hypothesis import given
@@ -22,6 +26,7 @@ from sshoq.transport.packets import (
     TicketInvalid,
     TicketMissing,
     answer_to_noise,
+    begins_connection,
     connection_refused,
     parse_packet,
     reset_token,
@@ -80,6 +85,56 @@ def test_what_is_no_first_packet(spoil) -> None:  # type: ignore[no-untyped-def]
     assert head is None or not head.is_initial
 
 
+@pytest.mark.parametrize("version", SUPPORTED_VERSIONS)
+def test_a_connection_begins_with_every_datagram_of_a_first_flight(version: int) -> None:
+    configuration = QuicConfiguration(
+        is_client=True, alpn_protocols=["h3"], server_name="host.example"
+    )
+    configuration.original_version = version
+    client = QuicConnection(configuration=configuration)
+    client.connect(SERVER, now=0.0)
+    flights = [[datagram for datagram, _ in client.datagrams_to_send(now=0.0)]]
+    if version == VERSION_1:
+        flights.append(first_datagrams(Engine.client(SERVER, "host.example", now=0.0)))
+    for datagram in itertools.chain(*flights):
+        assert parsed(datagram).is_initial
+        assert begins_connection(datagram)
+
+
+def test_a_first_flight_that_comes_back_from_a_retry_begins_one() -> None:
+    engine = Engine.client(SERVER, "host.example", now=0.0)
+    retry = RetryTickets(KEY[:16]).retry(first_datagrams(engine)[0], PEER, 0.0)
+    engine.receive([retry], SERVER, 0.0)
+    again = first_datagrams(engine)
+    assert parsed(again[0]).token
+    assert all(map(begins_connection, again))
+
+
+def test_what_was_sealed_for_another_destination_begins_none() -> None:
+    """As the Initial packets with which a client acknowledges what a server has called itself."""
+    datagram = bytearray(first_packet())
+    datagram[6] ^= 1
+    assert parsed(bytes(datagram)).is_initial
+    assert not begins_connection(bytes(datagram))
+
+
+@given(st.data())
+def test_a_damaged_first_packet_begins_none(data: st.DataObject) -> None:
+    datagram = bytearray(first_packet())
+    place = data.draw(st.integers(0, len(datagram) - 1))
+    datagram[place] ^= data.draw(st.integers(1, 255))
+    head = parse_packet(bytes(datagram))
+    if head is not None and head.is_initial:
+        assert not begins_connection(bytes(datagram))
+
+
+@given(st.binary(min_size=1180, max_size=1200))
+def test_rubbish_behind_a_head_begins_none(rest: bytes) -> None:
+    start = bytes([0xC0]) + VERSION_1.to_bytes(4, "big") + b"\x08" + bytes(8) + b"\0\0"
+    datagram = (start + rest).ljust(1200, b"\0")
+    assert not begins_connection(datagram)
+
+
 @given(st.binary(max_size=1300))
 def test_any_bytes_are_parsed_or_ignored(datagram: bytes) -> None:
     head = parse_packet(datagram)
@@ -127,6 +182,14 @@ def test_a_reset_is_shorter_than_its_cause_so_that_two_servers_never_loop() -> N
         packet = answer
         seen += 1
     assert 0 < seen < 100
+
+
+def test_a_handshake_packet_of_a_lost_connection_is_answered_with_a_reset() -> None:
+    datagram = first_packet()
+    handshake = bytes([datagram[0] | 0x20]) + datagram[1:]
+    answer = answer_to_noise(parsed(handshake), len(handshake), KEY)
+    assert answer is not None
+    assert answer[-16:] == reset_token(KEY, parsed(datagram).destination_cid)
 
 
 def test_a_reset_carries_the_token_of_the_id() -> None:
