@@ -81,7 +81,7 @@ class Janitor:
         assert self._process.stdin is not None
         self._process.stdin.close()
         os.close(self._lock)
-        if status := self._process.wait(timeout=60):
+        if status := self._process.wait(timeout=300):
             raise RuntimeError(f"the janitor could not undo everything (status {status})")
 
 

@@ -300,7 +300,10 @@ class _Client:
             self._terminal = None
         attendance = _Attendance(self._link, session, self._terminal)
         raw = _Nothing() if self._terminal is None else self._terminal.raw()
-        with Signals(master) as self._link.signals, raw:
+        with Signals(master) as signals, raw:
+            self._link.signals = signals
+            if self._terminal is not None:
+                signals.tell_of_window()  # it may have changed since the master looked
             try:
                 status = attendance.run()
             except Interrupted:

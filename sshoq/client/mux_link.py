@@ -159,6 +159,10 @@ class Signals:
     def _obey(self, numbers: bytes) -> None:
         if any(number in self.ENDING for number in numbers):
             raise Interrupted
+        self.tell_of_window()
+
+    def tell_of_window(self) -> None:
+        """Have the master look at its clients' windows."""
         if self._master > 1:
             try:
                 os.kill(self._master, signal.SIGWINCH)
