@@ -91,16 +91,9 @@ class RefusedLine(NamedTuple):
 Identity = AuthorizedKey | OidcIdentity | RefusedLine
 
 
-def read_identities(data: bytes) -> Iterator[Identity]:
-    """What each line of an authorized_keys or authorized_identities file grants, in order."""
-    if len(data) > MAX_FILE:
-        yield RefusedLine(0, "file is too large")
-    for line in lines_with(data):
-        yield read_line(line)
-
-
 def lines_with(data: bytes, marks: Collection[bytes] = (b"",)) -> Iterator[Line]:
-    """The lines in which one of the marks stands: a hundred times faster than to read them all.
+    """The lines of an authorized_keys or authorized_identities file, in order, in which one of the
+    marks stands: a hundred times faster than to read them all.
     None of a file that is too large."""
     if len(data) > MAX_FILE:
         return
@@ -366,10 +359,6 @@ def distrust_reason(
     except OSError as error:
         return f"cannot check {path}: {error.strerror}"
     return None
-
-
-def file_is_trusted(path: str, uid: int, home: str | None) -> bool:
-    return distrust_reason(path, uid, home) is None
 
 
 def _is_safe(status: os.stat_result, uid: int) -> bool:

@@ -76,10 +76,6 @@ class Certificate(NamedTuple):
         return "the authority has not signed it"
 
 
-def is_certificate(key: PublicKey) -> bool:
-    return bool(key.kind.certified)
-
-
 def parse_certificate(blob: bytes) -> Certificate:
     """KeyFormatError unless the blob is a whole certificate of a user or a host."""
     public = PublicKey(blob)

@@ -80,7 +80,6 @@ class ClientConversation:
         self._settled: asyncio.Future[None] = loop.create_future()
         self._log = log
         self._response: asyncio.Future[ResponseHead | None] | None = None
-        self.logged_in = False
         self.on_channel: Callable[[Channel], None] = refuse_unasked
         """What is done about a channel that the server opens."""
         self._udp = flight.udp
@@ -138,7 +137,6 @@ class ClientConversation:
 
     def note_login(self) -> None:
         """From here on the server may send more at a time."""
-        self.logged_in = True
         self.conversation.raise_limits(AFTER_LOGIN)
 
     def watch_server(self, interval: float, count: int) -> None:

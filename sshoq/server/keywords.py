@@ -87,8 +87,6 @@ class Kind(NamedTuple):
     merge: str = FIRST
     single: bool = True
     """One word; another is an "extra argument"."""
-    whole_line: bool = False
-    """The raw rest, quotes and '#' kept."""
 
 
 class Keyword(NamedTuple):
@@ -170,7 +168,6 @@ PATH = Kind(_word(_none_or(str), "missing file name."), _show_text)
 FILES = Kind(
     _word(lambda text: (_absolute(text),), "missing file name."), lambda paths: list(paths), APPEND
 )
-TEXT = Kind(_word(str, "missing argument."), _show_text)
 USER = Kind(_word(_none_or(str), "missing argument."), _show_text)
 
 
@@ -541,8 +538,8 @@ def _parse_demands(line: Line) -> tuple[str, ...]:
     return tuple(name for name in TOKEN_DEMANDS if name in wanted)
 
 
-COMMAND = Kind(_parse_command, _show_text, single=False, whole_line=True)
-ABSOLUTE_COMMAND = Kind(_parse_absolute_command, _show_text, single=False, whole_line=True)
+COMMAND = Kind(_parse_command, _show_text, single=False)
+ABSOLUTE_COMMAND = Kind(_parse_absolute_command, _show_text, single=False)
 DEMANDS = Kind(_parse_demands, lambda names: _joined(names or ("none",)), single=False)
 PATTERNS = Kind(_parse_patterns, _items, APPEND, single=False)
 NAMES = Kind(_parse_accepted_names, _items, APPEND, single=False)

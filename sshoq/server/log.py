@@ -127,11 +127,6 @@ def descriptor() -> int:
     return _current.descriptor
 
 
-def is_on(level: int) -> bool:
-    """Whether a line of that level would be written; spares the work of making it."""
-    return level <= _current.level
-
-
 def level() -> int:
     return _current.level
 
