@@ -4,6 +4,7 @@ programs.
 
 from __future__ import annotations
 
+import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from tests.janitor import Janitor
 from tests.needs import need_root
 from tests.pam_asking import OTHER_STEPS, asking, build_module
 from tests.processes import Process, is_running, wait_until
-from tests.programs import Client, Programs, Server, Sshoq
+from tests.programs import URL_PATH, Client, Programs, Server, Sshoq, quiet_environment
 from tests.scenarios.conftest import ClientFactory, ServerFactory
 from tests.terminal import Terminal
 
@@ -553,3 +554,88 @@ class TestUnfinished:
         failed = f"Failed keyboard-interactive/pam for {account.name} from"
         assert failed in server.log()
 
+
+class TestWaysThere:
+    def test_a_shared_connection_asks_once(
+        self,
+        serve: Serve,
+        stack: Stack,
+        module: Path,
+        keyless: Keyless,
+        account: Account,
+        askpass: Askpass,
+        prompts: Prompts,
+        tmp_path: Path,
+    ) -> None:
+        path = tmp_path / "master"
+        client = keyless(
+            serve(stack(asking(module, CODE) + OTHER_STEPS)), account, f"ControlPath={path}"
+        )
+        flags = ["-o", "ControlMaster=auto", "-o", "ControlPersist=60"]
+        done = client.run("echo first", flags=flags, env=askpass("123456"))
+        assert (done.returncode, done.stdout) == (0, b"first\n"), done.stderr
+        try:
+            assert client.output("echo second") == b"second\n"
+            assert prompts() == [f"({account.name}@127.0.0.1) Verification code: "]
+        finally:
+            client.run(flags=["-O", "exit"])
+
+    def test_each_host_on_the_way_asks_for_itself(
+        self,
+        sshoq: Sshoq,
+        start_server: ServerFactory,
+        stack: Stack,
+        module: Path,
+        account: Account,
+        askpass: Askpass,
+        prompts: Prompts,
+        tmp_path: Path,
+    ) -> None:
+        lines = []
+        for name, question in (("hop", CODE), ("target", FLOOR)):
+            server = start_server(sshoq, ON, pam=stack(asking(module, question) + OTHER_STEPS))
+            known = tmp_path / name
+            known.write_text(server.known_hosts())
+            lines.append(f"Host {name}\nPort {server.port}\nUserKnownHostsFile {known}\n")
+        config = tmp_path / "config"
+        config.write_text(
+            "".join(lines) + f"Host *\nHostName 127.0.0.1\nUser {account.name}\n"
+            f"URLPath {URL_PATH}\nTransport quic\nPubkeyAuthentication no\n"
+            "StrictHostKeyChecking yes\nGlobalKnownHostsFile /dev/null\n"
+        )
+        done = subprocess.run(
+            [sshoq.client(), "-F", str(config), "-J", "hop", "target", "echo", "in"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env=quiet_environment(tmp_path, askpass("123456", "third")),
+            timeout=60,
+        )
+        assert (done.returncode, done.stdout) == (0, b"in\n"), done.stderr
+        name = f"({account.name}@127.0.0.1)"
+        assert prompts() == [f"{name} Verification code: ", f"{name} Which floor? "]
+
+    def test_standard_input_and_output_lead_on_once_all_is_answered(
+        self,
+        serve: Serve,
+        stack: Stack,
+        module: Path,
+        keyless: Keyless,
+        account: Account,
+        askpass: Askpass,
+    ) -> None:
+        client = keyless(serve(stack(asking(module, CODE) + OTHER_STEPS)), account)
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.settimeout(30)
+            there = f"127.0.0.1:{listener.getsockname()[1]}"
+            with subprocess.Popen(
+                client.command(flags=["-W", there]),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                env=client.environment(askpass("123456")),
+                start_new_session=True,
+            ) as process:
+                connection, _ = listener.accept()
+                with connection:
+                    connection.sendall(b"hello")
+                output, _ = process.communicate(timeout=60)
+        assert (process.returncode, output) == (0, b"hello")
