@@ -16,7 +16,8 @@ from sshoq.client.authentication import Authentication, Reply
 from sshoq.client.background import Background, Word
 from sshoq.client.first_flight import Flight, LinkWish
 from sshoq.client.identities import Candidate, gather_keys, is_understood, login_wishes
-from sshoq.client.log import Failure, Log, lead_nowhere, printable, write_fully
+from sshoq.client.log import Failure, Log, lead_nowhere
+from sshoq.client.login_request import KEY_PREFIX, LoginRequests, may_let_in
 from sshoq.client.opening import ClientConversation, reach
 from sshoq.client.prompt import Prompter, run_with_prompts
 from sshoq.client.session import (
@@ -33,11 +34,11 @@ from sshoq.client.task_group import unless_callbacks_fail
 from sshoq.client.trust import check_host, guarded
 from sshoq.config.options import Options
 from sshoq.config.resolve import Invocation
-from sshoq.config.usage import DEBUG1, ERROR, INFO
+from sshoq.config.usage import DEBUG1, ERROR
 from sshoq.protocol.extensions import Extension
 from sshoq.protocol.messages import HostKeys, Session, Sftp
 from sshoq.protocol.outcome import Unsupported
-from sshoq.protocol.request import ConnectRequest, ResponseHead
+from sshoq.protocol.request import ResponseHead
 from sshoq.transport.channel import Channel, ChannelClosed, ChannelRefused
 
 TYPE_CHECKING = False
@@ -48,13 +49,6 @@ if TYPE_CHECKING:
     from sshoq.client.forwards import Forwards
     from sshoq.client.mux_master import Master
     from sshoq.client.remote_files import RemoteFiles
-
-KEY_PREFIX = "Bearer "
-"""Of an authorization by key. Others take a server longer, so long that nobody can tell."""
-
-LEGACY_USER_AGENT = "SSH 3.0 h4sh5/sshoq 0.1.5"
-"""What a Go server from before the specification had a name accepts."""
-
 
 FAILED = 255
 
@@ -97,8 +91,7 @@ class _Run:
         self._asked: Asked | None = None
         self._may_speculate = True
         self._stdio: Channel | None = None
-        self._user_agent: str | None = None
-        self._banner = ""
+        self._requests = LoginRequests(self._options, self._log)
         self._shown_key: PublicKey | None = None
         self._host_keys: Channel | None = None
         self._nearest: ClientConversation | None = None
@@ -358,39 +351,20 @@ class _Run:
 
     async def _try(self, client: ClientConversation, authorization: str | None) -> Reply:
         """One CONNECT, with the session in the same flight where the server keeps it so long."""
-        answer = client.answer_to(self._request(authorization))
+        answer = client.answer_to(self._requests.build(authorization))
         traits = client.conversation.traits
-        if self._may_be_let_in(authorization) and traits.supports(Extension.EARLY):
+        if may_let_in(authorization) and traits.supports(Extension.EARLY):
             with suppress(ChannelRefused, ChannelClosed):  # why not is told by the answer
                 await self._ask_early(client)
             self._ask_for_host_keys(client)
         elif authorization is not None and authorization.startswith(KEY_PREFIX):
             await self._speculate(client, answer)
-        response = await answer
-        if response is None:
-            raise Failure(f"{self._place}: the server dropped the request without an answer")
-        self._show_banner(response.banner)
-        if response.status == 200:
-            self._check_version(response)
+        reply = self._requests.judge(await answer, client.conversation.traits)
+        if reply is not None and reply.accepted:
             await self._settle_speculation()
-            return Reply(True)
+            return reply
         self._asked = self._stdio = self._files = self._host_keys = None  # refused with the login
-        if response.status == 403 and self._user_agent is None and _is_legacy(response):
-            self._user_agent = LEGACY_USER_AGENT
-            return await self._try(client, authorization)
-        if response.status != 401:
-            raise Failure(self._complaint(response))
-        challenge = None
-        if response.challenge and traits.supports(Extension.KEYBOARD_INTERACTIVE):
-            from sshoq.client.interview import challenge_in
-
-            challenge = challenge_in(response.challenge)
-        return Reply(False, response.methods, response.is_partial, challenge)
-
-    @staticmethod
-    def _may_be_let_in(authorization: str | None) -> bool:
-        """Else it only asks what is offered, or to be asked."""
-        return authorization is not None and " " in authorization
+        return await self._try(client, authorization) if reply is None else reply
 
     @property
     def _session_to_ask_early(self) -> SessionWish | None:
@@ -464,43 +438,6 @@ class _Run:
         )
         async with updating(update, ahead=ahead):
             yield
-
-    def _request(self, authorization: str | None) -> ConnectRequest:
-        options = self._options
-        host = f"[{options.hostname}]" if ":" in options.hostname else options.hostname
-        return ConnectRequest(
-            authority=f"{host}:{options.quic_port}",
-            path=options.url_path,
-            user=options.user,
-            authorization=authorization,
-            user_agent=self._user_agent,
-        )
-
-    @property
-    def _place(self) -> str:
-        return f"ssh: {self._options.hostname} port {self._options.quic_port}"
-
-    def _complaint(self, response: ResponseHead) -> str:
-        if response.status == 404:
-            return f"{self._place}: no SSHOQ server at path {self._options.url_path} (404)"
-        if response.status == 403:
-            server = response.server or "unnamed"
-            return f"{self._place}: the server refuses our version (403); it is {server}"
-        return f"{self._place}: the server answered with status {response.status}"
-
-    def _check_version(self, response: ResponseHead) -> None:
-        self._log.debug(f"Remote software version {response.server}")
-        if response.version is None:
-            raise Failure(f"{self._place}: the server's version is missing or unreadable")
-        if not response.version.is_supported:
-            self._log.verbose(f"the server's version {response.server} is not known to work")
-
-    def _show_banner(self, banner: str) -> None:
-        """Once, however many tries it comes with."""
-        if banner and banner != self._banner and self._log.level >= INFO:
-            text = printable(banner).replace("\r", "").replace("\n", "\r\n")
-            write_fully(2, text.encode("utf-8", "replace"))
-        self._banner = banner or self._banner
 
     def _warn_of_weak_exchange(self, client: ClientConversation) -> None:
         exchange = client.conversation.engine.key_exchange
@@ -592,7 +529,7 @@ class _Run:
         from sshoq.client.remote_files import RemoteFiles
 
         if not client.conversation.traits.knows_fork_channels:
-            raise Failure(f"{self._place}: this server has no file transfer")
+            raise Failure(f"{self._requests.place}: this server has no file transfer")
         files = RemoteFiles(client.conversation.open_channel(Sftp(), speculative=True))
         wish.begin(files)
         return files
@@ -624,10 +561,6 @@ def _file_wish(invocation: Invocation, log: Log) -> "FileWish | None":
     from sshoq.client.file_run import file_wish
 
     return file_wish(invocation, log)
-
-
-def _is_legacy(response: ResponseHead) -> bool:
-    return response.version is not None and not response.version.spec
 
 
 # --------------------------------------------------------------------------- wishes

@@ -6,6 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sshoq.auth.interactive import (
+    MAX_ANSWERS,
+    MAX_TEXT,
+    Challenge,
+    Prompt,
+    answer_authorization,
+    challenge_text,
+)
 from sshoq.protocol.extensions import OURS, Extension
 from sshoq.protocol.http3 import RequestStream
 from sshoq.protocol.outcome import Code, ProtocolError
@@ -258,3 +266,30 @@ def test_a_refusal_tells_clients_of_ours_alone_that_a_step_is_done(is_partial: b
     for traits, told in ((PeerTraits(OURS), is_partial), (PeerTraits(), False)):
         answer = refused(traits, "", "password", is_partial=is_partial)
         assert parse_response(answer.fields(0)).is_partial is told
+
+
+@pytest.mark.parametrize(
+    ("traits", "told"),
+    [
+        (PeerTraits(OURS), "AAAA"),
+        (PeerTraits(OURS & ~Extension.KEYBOARD_INTERACTIVE), ""),
+        (PeerTraits(), ""),
+    ],
+)
+def test_a_challenge_goes_to_clients_that_know_it_alone(traits: PeerTraits, told: str) -> None:
+    answer = refused(traits, "", "password", challenge="AAAA")
+    assert parse_response(answer.fields(0)).challenge == told
+    assert parse_response(refused(traits).fields(0)).challenge == ""
+
+
+@given(st.characters(codec="utf-8"))
+def test_the_longest_challenge_and_answers_fit_a_field_section(character: str) -> None:
+    size = MAX_TEXT // len(character.encode())
+    challenge = challenge_text(Challenge("", character * size, (Prompt("", False),)))
+    answer = refused(PeerTraits(OURS), "", "password", challenge=challenge)
+    [fields] = RequestStream().receive(answer.encode(0), False)
+    assert parse_response(fields).challenge == challenge
+    size = (MAX_ANSWERS - 3) // len(character.encode())
+    answers = answer_authorization([character * size])
+    [fields] = RequestStream().receive(ask(authorization=answers).encode(), False)
+    assert parse_request(fields).authorization == answers
