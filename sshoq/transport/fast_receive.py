@@ -88,6 +88,9 @@ class FastReceive(Base):
     ACKNOWLEDGED: ClassVar[Any]
     """The library's word for it."""
 
+    controller: Controller
+    _fast_streams: dict[int, Stream]
+    """What the library knows as `_loss._cc` and `_streams`."""
     _seen: SeenNumbers
     _round_end: int
     """The number behind the last packet sent when the present round trip began."""
@@ -101,14 +104,6 @@ class FastReceive(Base):
         self._arrivals = []
         self._round_end = 0
         self._unacknowledged_packets = 0
-
-    @property
-    def _fast_streams(self) -> dict[int, Stream]:
-        return cast("dict[int, Stream]", self._streams)
-
-    @property
-    def controller(self) -> Controller:
-        return cast(Controller, self._loss._cc)
 
     # ------------------------------------------------------------------ packets
 

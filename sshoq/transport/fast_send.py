@@ -60,6 +60,7 @@ class FastSend(FastReceive):
     STREAM_DATA_BLOCKED: ClassVar[Any]
     """The library's names for a type of packet and of frames."""
 
+    pacer: "Pacer"
     _urgent: dict[int, Stream]
     _busy: dict[int, Stream]
     _blocked: dict[int, Stream]
@@ -68,10 +69,6 @@ class FastSend(FastReceive):
     def _begin_fast(self) -> None:
         super()._begin_fast()
         self._urgent, self._busy, self._blocked = {}, {}, {}
-
-    @property
-    def pacer(self) -> "Pacer":
-        return cast("Pacer", self._loss._pacer)
 
     # ------------------------------------------------------------------ who has something to say
 

@@ -76,6 +76,7 @@ from sshoq.transport.packets import (
 from sshoq.transport.path_mtu import PathMtu
 from sshoq.transport.small_send import SmallSend
 from sshoq.transport.stand_ins import standing_in
+from sshoq.transport.stream_halves import Stream
 from sshoq.transport.tls_groups import (
     HYBRID_GROUP,
     HybridCurve,
@@ -863,8 +864,10 @@ class _FastConnection(SmallSend, _Connection):
     def __init__(self, configuration: QuicConfiguration, limits: Limits, **options: Any) -> None:
         self._begin_fast()
         super().__init__(configuration, limits, **options)
-        pacer = Pacer(configuration.max_datagram_size, self.controller.pacing_rate)
-        self._loss._pacer = cast(Any, pacer)
+        self._fast_streams = cast("dict[int, Stream]", self._streams)
+        self.controller = cast(Controller, self._loss._cc)
+        self.pacer = Pacer(configuration.max_datagram_size, self.controller.pacing_rate)
+        self._loss._pacer = cast(Any, self.pacer)
         self.controller.watch_losses = self.path_mtu.note_lost
 
     def _initialize(self, peer_cid: bytes) -> None:
