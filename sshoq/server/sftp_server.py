@@ -9,15 +9,12 @@ but theirs, and those of sftp-server's flags. Everything it uses is loaded befor
 import contextlib
 import errno
 import fcntl
-import functools
-import grp
 import os
 import pwd
 import resource
 import signal
 import stat
 import struct
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, NoReturn
 
@@ -25,6 +22,16 @@ from sshoq.server import libc
 from sshoq.server.account import Account
 from sshoq.server.file_access import FileAccess
 from sshoq.server.login import close_descriptors
+from sshoq.server.sftp_answers import (
+    attributes_of,
+    code_of,
+    describe,
+    group_name,
+    pack_system,
+    status_packet,
+    told,
+    user_name,
+)
 from sshoq.server.sftp_messages import (
     APPEND_FLAG,
     BAD_MESSAGE,
@@ -40,7 +47,6 @@ from sshoq.server.sftp_messages import (
     OK,
     PERMISSION_DENIED,
     READ_FLAG,
-    STATUS_TEXTS,
     TRUNCATE_FLAG,
     UNSUPPORTED,
     VERSION,
@@ -64,7 +70,6 @@ from sshoq.server.sftp_messages import (
     Request,
     SetOfHandle,
     SetOfPath,
-    Status,
     Version,
     Write,
     encode_packet,
@@ -82,11 +87,9 @@ NAMES_AT_ONCE = 100
 COPY_SIZE = 1 << 20
 _MOST_PARTS = 512
 """In one call; the kernel takes 1024."""
-MAX_KNOWN_NAMES = 4096
 RESERVED_DESCRIPTORS = 8
 
 _F_SETPIPE_SZ = 1031
-_HALF_A_YEAR = 365 * 24 * 3600 // 2
 
 
 def run_sftp_server(account: Account, access: FileAccess) -> NoReturn:
@@ -173,7 +176,7 @@ class SftpServer:
             return (self._answer_extended(packet),)
         rule = REQUESTS.get(number)
         if rule is None:
-            return (_status(Reader(packet, 1).u32(), UNSUPPORTED),)
+            return (status_packet(Reader(packet, 1).u32(), UNSUPPORTED),)
         answer = self._serve(rule, rule.shape.decode(memoryview(packet)[1:]))
         if isinstance(answer, Data):  # not copied once more
             size = len(answer.data)
@@ -195,23 +198,23 @@ class SftpServer:
         asked = Extended.decode(memoryview(packet)[1:])
         rule = EXTENSIONS.get(asked.name)
         if rule is None:
-            return _status(asked.id, UNSUPPORTED)
+            return status_packet(asked.id, UNSUPPORTED)
         request = rule.shape.decode(asked.id.to_bytes(4, "big") + asked.rest)
         return encode_packet(self._serve(rule, request))
 
     def _serve(self, rule: "Rule", request: Any) -> Message:
         """The answer to a request, whose shape is the rule's."""
         if rule.name not in self._rules:
-            return _told(request.id, PERMISSION_DENIED)
+            return told(request.id, PERMISSION_DENIED)
         try:
             answer = rule.serve(self, request)
         except Denied as denied:
-            return _told(request.id, denied.code)
+            return told(request.id, denied.code)
         except OSError as error:
-            return _told(request.id, _code_of(error), error)
+            return told(request.id, code_of(error), error)
         except (ValueError, OverflowError):  # a zero byte in a path; an offset beyond all files
-            return _told(request.id, BAD_MESSAGE)
-        return _told(request.id, OK) if answer is None else answer
+            return told(request.id, BAD_MESSAGE)
+        return told(request.id, OK) if answer is None else answer
 
     # ------------------------------------------------------------------ what is open
 
@@ -247,7 +250,7 @@ class SftpServer:
     def read(self, request: Read) -> Message:
         fd = self._file(request.handle)
         data = os.pread(fd, min(request.length, MAX_DATA), request.offset)
-        return Data(request.id, data) if data or not request.length else _told(request.id, EOF)
+        return Data(request.id, data) if data or not request.length else told(request.id, EOF)
 
     def write(self, request: Write) -> None:
         _write_at(self._file(request.handle), request.data, request.offset)
@@ -285,10 +288,10 @@ class SftpServer:
             raise Denied(FAILURE)
         names = []
         for name, state in folder.entries:
-            names.append(Name(name, _describe(name, state), _attributes(state)))
+            names.append(Name(name, describe(name, state), attributes_of(state)))
             if len(names) == NAMES_AT_ONCE:
                 break
-        return Names(request.id, tuple(names)) if names else _told(request.id, EOF)
+        return Names(request.id, tuple(names)) if names else told(request.id, EOF)
 
     def make_folder(self, request: SetOfPath) -> None:
         mode = request.attributes.mode
@@ -300,13 +303,13 @@ class SftpServer:
     # ------------------------------------------------------------------ attributes
 
     def stat(self, request: OfPath) -> Message:
-        return AttributesOf(request.id, _attributes(os.stat(request.path)))
+        return AttributesOf(request.id, attributes_of(os.stat(request.path)))
 
     def stat_link(self, request: OfPath) -> Message:
-        return AttributesOf(request.id, _attributes(os.lstat(request.path)))
+        return AttributesOf(request.id, attributes_of(os.lstat(request.path)))
 
     def stat_file(self, request: OfHandle) -> Message:
-        return AttributesOf(request.id, _attributes(os.fstat(self._file(request.handle))))
+        return AttributesOf(request.id, attributes_of(os.fstat(self._file(request.handle))))
 
     def set(self, request: SetOfPath) -> None:
         _set_attributes(request.path, request.attributes)
@@ -330,11 +333,11 @@ class SftpServer:
             os.chown(request.path, *wanted.owner, follow_symlinks=False)
 
     def stat_system(self, request: OfPath) -> Message:
-        return ExtendedReply(request.id, _pack_system(os.statvfs(request.path)))
+        return ExtendedReply(request.id, pack_system(os.statvfs(request.path)))
 
     def stat_system_of_file(self, request: OfHandle) -> Message:
         state = os.fstatvfs(self._file(request.handle))
-        return ExtendedReply(request.id, _pack_system(state))
+        return ExtendedReply(request.id, pack_system(state))
 
     # ------------------------------------------------------------------ names
 
@@ -405,8 +408,8 @@ class SftpServer:
 
     def tell_names(self, request: NumbersOfNames) -> Message:
         """Of users and of groups; empty where there is none."""
-        users = (_user_name(number) for number in _unpack_numbers(request.users))
-        groups = (_group_name(number) for number in _unpack_numbers(request.groups))
+        users = (user_name(number) for number in _unpack_numbers(request.users))
+        groups = (group_name(number) for number in _unpack_numbers(request.groups))
         content = b"".join(
             put_string(b"".join(put_string(name or b"") for name in names))
             for names in (users, groups)
@@ -484,101 +487,9 @@ def _permitted(access: FileAccess) -> frozenset[str]:
     )
 
 
-# --------------------------------------------------------------------------- answers
-
-_CODES = {
-    errno.ENOENT: NO_SUCH_FILE,
-    errno.ENOTDIR: NO_SUCH_FILE,
-    errno.ELOOP: NO_SUCH_FILE,
-    errno.EBADF: NO_SUCH_FILE,
-    errno.EPERM: PERMISSION_DENIED,
-    errno.EACCES: PERMISSION_DENIED,
-    errno.ENAMETOOLONG: BAD_MESSAGE,
-    errno.EINVAL: BAD_MESSAGE,
-    errno.ENOSYS: UNSUPPORTED,
-}
-_NO_LINKS = (errno.EOPNOTSUPP, errno.EXDEV, errno.ENOSYS, errno.EPERM, errno.EMLINK)
-
-
-def _code_of(error: OSError) -> int:
-    return _CODES.get(error.errno or 0, FAILURE)
-
-
-def _told(request: int, code: int, error: OSError | None = None) -> Status:
-    """A failure that has no name of its own is told by the system's."""
-    text = STATUS_TEXTS[code]
-    if code == FAILURE and error is not None and error.strerror:
-        text = error.strerror.encode()
-    return Status(request, code, text)
-
-
-def _status(request: int, code: int) -> bytes:
-    return encode_packet(_told(request, code))
-
-
-def _attributes(state: os.stat_result) -> Attributes:
-    return Attributes(
-        state.st_size,
-        (state.st_uid, state.st_gid),
-        state.st_mode,
-        (int(state.st_atime), int(state.st_mtime)),
-    )
-
-
-def _describe(name: bytes, state: os.stat_result) -> bytes:
-    """A line as of `ls -l`."""
-    user = os.fsdecode(_user_name(state.st_uid) or b"%d" % state.st_uid)
-    group = os.fsdecode(_group_name(state.st_gid) or b"%d" % state.st_gid)
-    when = _show_time(state.st_mtime)
-    line = (
-        f"{stat.filemode(state.st_mode)} {state.st_nlink:3} {user:8} {group:8} "
-        f"{state.st_size:8} {when} "
-    )
-    return os.fsencode(line) + name
-
-
-def _show_time(when: float) -> str:
-    """Anybody may set a time that no calendar has, and nobody's listing is to end there."""
-    form = "%b %e %H:%M" if 0 <= time.time() - when < _HALF_A_YEAR else "%b %e  %Y"
-    try:
-        return time.strftime(form, time.localtime(when))
-    except (OSError, OverflowError):
-        return str(int(when))
-
-
-def _pack_system(state: os.statvfs_result) -> bytes:
-    flags = state.f_flag & (os.ST_RDONLY | os.ST_NOSUID)  # the same two bits as on the wire
-    return struct.pack(
-        ">11Q",
-        *(state.f_bsize, state.f_frsize, state.f_blocks, state.f_bfree, state.f_bavail),
-        *(state.f_files, state.f_ffree, state.f_favail),
-        *(state.f_fsid & (1 << 64) - 1, flags, state.f_namemax),
-    )
-
-
-def _unpack_numbers(packed: bytes) -> tuple[int, ...]:
-    if len(packed) % 4:
-        raise Denied(BAD_MESSAGE)
-    return struct.unpack(f">{len(packed) // 4}I", packed)
-
-
-@functools.lru_cache(MAX_KNOWN_NAMES)
-def _user_name(uid: int) -> bytes | None:
-    try:
-        return os.fsencode(pwd.getpwuid(uid).pw_name)
-    except KeyError:
-        return None
-
-
-@functools.lru_cache(MAX_KNOWN_NAMES)
-def _group_name(gid: int) -> bytes | None:
-    try:
-        return os.fsencode(grp.getgrgid(gid).gr_name)
-    except KeyError:
-        return None
-
-
 # --------------------------------------------------------------------------- files
+
+_NO_LINKS = (errno.EOPNOTSUPP, errno.EXDEV, errno.ENOSYS, errno.EPERM, errno.EMLINK)
 
 
 def _open_flags(asked: int) -> int:
@@ -652,3 +563,9 @@ def _write_fully(fd: int, parts: list[bytes]) -> None:
             rest = memoryview(b"".join(some))[written:]
             while rest:
                 rest = rest[os.write(fd, rest) :]
+
+
+def _unpack_numbers(packed: bytes) -> tuple[int, ...]:
+    if len(packed) % 4:
+        raise Denied(BAD_MESSAGE)
+    return struct.unpack(f">{len(packed) // 4}I", packed)

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from sshoq.server.account import Account
 from sshoq.server.file_access import FileAccess
+from sshoq.server.sftp_answers import show_time
 from sshoq.server.sftp_messages import (
     APPEND_FLAG,
     BAD_MESSAGE,
@@ -64,7 +65,6 @@ from sshoq.server.sftp_server import (
     REQUESTS,
     SftpServer,
     _entries,
-    _show_time,
 )
 from sshoq.wire import Message, WireError, put_string
 
@@ -268,7 +268,7 @@ class TestFolders:
 
     @pytest.mark.parametrize("when", [1e10, -1e10, 6.8e16, 9.2e18, -9.2e18])
     def test_any_time_is_shown(self, when: float) -> None:
-        assert _show_time(when)
+        assert show_time(when)
 
     def test_making_and_removing(self, asker: Asker, home: Path) -> None:
         assert asker.code("mkdir", SetOfPath, b"new", Attributes(mode=0o700)) == OK
