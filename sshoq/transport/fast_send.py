@@ -421,6 +421,8 @@ class FastSend(FastReceive):
         """Equally long packets of one stream, when that is all there is to do."""
         if self.application_keys._update_key_requested or self._frames_due(now):
             return False
+        if not self._network_paths[0].is_validated:
+            return False  # packet by packet, the library keeps to what may go there
         for burst in self._possible_bursts(builder, now):
             self._send_burst(builder, burst, now)
             stream_id = burst.stream.stream_id

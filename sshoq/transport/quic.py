@@ -401,6 +401,8 @@ class _Connection(QuicConnection):
         self.last_received = 0.0
         self.migration_allowed = True
         self.path_mtu = PathMtu(configuration.max_datagram_size)
+        self._challenges = 0
+        self._challenge_again_at: float | None = None
         self.notices: deque[Event] = deque()
         for limit, count in (
             (self._local_max_streams_bidi, limits.bidirectional_streams),
@@ -622,7 +624,34 @@ class _Connection(QuicConnection):
         # aioquic fills up what validates a path, and that must get through it.
         self.use_datagram_size(self.path_mtu.base if path.remote_challenges else self.path_mtu.size)
         self._drop_unsendable_datagrams()
-        return super().datagrams_to_send(now)
+        datagrams = super().datagrams_to_send(now)
+        self._schedule_challenge(now)
+        return datagrams
+
+    # ------------------------------------------------------------------ path validation
+
+    def _schedule_challenge(self, now: float) -> None:
+        """RFC 9000 8.2.1: one that is not answered is repeated, as rarely as a first packet would
+        be. The library gives up after three probe timeouts, and goes back to where the peer was.
+        """
+        path = self._network_paths[0]
+        if path.is_validated:
+            self._challenges = 0
+        if path.is_validated or not path.local_challenge_sent:
+            self._challenge_again_at = None
+        elif self._challenge_again_at is None:
+            self._challenge_again_at = now + self._loss.get_probe_timeout() * 2**self._challenges
+            self._challenges += 1
+
+    def get_timer(self) -> float:
+        timer = super().get_timer()
+        return timer if self._challenge_again_at is None else min(timer, self._challenge_again_at)
+
+    def handle_timer(self, now: float) -> None:
+        if self._challenge_again_at is not None and now >= self._challenge_again_at:
+            self._network_paths[0].local_challenge_sent = False
+            self._challenge_again_at = None
+        super().handle_timer(now)
 
     def _send_probing_frames(
         self, network_path: QuicNetworkPath, now: float

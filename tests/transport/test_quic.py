@@ -2,6 +2,7 @@
 
 import gc
 import hashlib
+import itertools
 import random
 from collections import deque
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from sshoq.transport import quic
 from sshoq.transport.events import (
     AFTER_LOGIN,
     BEFORE_LOGIN,
+    Address,
     Cause,
     ConnectionIdRetired,
     DatagramReceived,
@@ -940,6 +942,68 @@ def test_a_client_that_moves_keeps_its_connection() -> None:
     assert server.told(PathChanged) == [PathChanged(("198.51.100.7", 5555))]
     assert server.engine.peer_address == ("198.51.100.7", 5555)
     assert not server.told(Terminated)
+
+
+NEW_ADDRESS: Address = ("198.51.100.7", 5555)
+
+
+@pytest.mark.parametrize(("ups", "downs"), [(1, 0), (3, 0), (0, 1), (0, 3), (2, 2), (2, 3)])
+@pytest.mark.parametrize("first_up", range(3))
+@pytest.mark.parametrize("first_down", range(3))
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_move_survives_the_loss_of_its_first_packets(
+    plain: bool, first_down: int, first_up: int, ups: int, downs: int
+) -> None:
+    """The client types one key, and then nothing until its keep-alive. However much the server
+    has to say, it sends an address not validated three times what came from there at most."""
+    link, client, server = connected(keep_alive=30.0, plain_client=plain, plain_server=plain)
+    stream_id = client.engine.open_stream()
+    client.engine.write(stream_id, b"key")
+    link.run(lambda: server.bytes_of(stream_id) == b"key")
+    server.engine.write(stream_id, b"echo")
+    link.run(lambda: client.bytes_of(stream_id) == b"echo")
+    link.run(seconds=1)
+    sent: dict[bool, list[int]] = {False: [], True: []}
+    lost = {True: range(first_up, first_up + ups), False: range(first_down, first_down + downs)}
+
+    def drop(sender: Side, datagram: bytes) -> bool:
+        upward = sender is client
+        if not upward and server.engine.peer_address != NEW_ADDRESS:
+            return False
+        sent[upward].append(len(datagram))
+        if not server.told(PathChanged):
+            assert sum(sent[False]) <= 3 * sum(sent[True])
+        return len(sent[upward]) - 1 in lost[upward]
+
+    link.drop = drop
+    client.address = NEW_ADDRESS
+    client.engine.write(stream_id, b"key")
+    server.engine.write(stream_id, bytes(3000))
+    link.run(lambda: len(client.bytes_of(stream_id)) == 3004, seconds=8)
+    link.run(lambda: server.told(PathChanged) == [PathChanged(NEW_ADDRESS)], seconds=8)
+
+
+def test_a_path_challenge_is_repeated_more_and_more_rarely_and_given_up() -> None:
+    link, client, server = connected(keep_alive=None)
+    stream_id = client.engine.open_stream()
+    client.engine.write(stream_id, b"x" * 1000)
+    ((_, (packet,)),) = client.engine.outgoing(link.now)
+    sent: list[float] = []
+    address: Address = ("203.0.113.66", 1)
+    server.engine.receive([packet], address, link.now)
+    began = link.now
+    while link.now < began + 10:
+        for target, datagrams in server.engine.outgoing(link.now):
+            sent += [link.now - began] * (target == address) * len(datagrams)
+        at = server.engine.timer()
+        assert at is not None
+        assert at > link.now
+        link.now = at
+        server.engine.handle_timer(at)
+    assert 3 <= len(sent) <= 12
+    gaps = [later - earlier for earlier, later in itertools.pairwise(sorted(set(sent)))]
+    assert max(gaps) > 3 * min(gaps)
+    assert server.engine.peer_address == CLIENT
 
 
 def test_a_peer_told_in_two_ways_has_not_moved() -> None:
