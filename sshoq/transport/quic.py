@@ -643,9 +643,9 @@ class _Connection(QuicConnection):
             self._challenge_again_at = now + self._loss.get_probe_timeout() * 2**self._challenges
             self._challenges += 1
 
-    def get_timer(self) -> float:
-        timer = super().get_timer()
-        return timer if self._challenge_again_at is None else min(timer, self._challenge_again_at)
+    def get_timer(self) -> float | None:
+        due, again_at = super().get_timer(), self._challenge_again_at
+        return due if due is None or again_at is None else min(due, again_at)
 
     def handle_timer(self, now: float) -> None:
         if self._challenge_again_at is not None and now >= self._challenge_again_at:
