@@ -495,8 +495,9 @@ class Authenticator:
         if is_right and not hopeless:
             self.pam.keep(self._interview.take_texts())
             return evidence._replace(is_good=True)
-        who = f"{'' if self.is_valid else 'illegal user '}{self.user}"
-        log.error(f"PAM: {self.pam.explain()} for {who} from {self._connection.peer_address}")
+        if not self._interview.is_over:
+            who = f"{'' if self.is_valid else 'illegal user '}{self.user}"
+            log.error(f"PAM: {self.pam.explain()} for {who} from {self._connection.peer_address}")
         return evidence
 
     def _root_may(self, account: Account, evidence: Evidence) -> bool:

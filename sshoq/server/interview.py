@@ -46,13 +46,14 @@ class Interview:
         self._exchange = exchange
         self._spoils = spoils
         self._questions = 0
-        self._is_over = False
+        self.is_over = False
+        """The client answers no more, whatever PAM makes of that."""
         self._texts: list[str] = []
         self._room = MAX_TEXT
 
     def tell(self, text: str) -> None:
         """For the user, with the next question; if there will be none, there is nobody to tell."""
-        if self._is_over:
+        if self.is_over:
             return
         self._texts.append(clip(text, self._room))
         self._room -= len(encode_text(self._texts[-1]))
@@ -60,7 +61,7 @@ class Interview:
     def ask(self, text: str, *, is_shown: bool) -> bytes:
         """PamError when the client does not answer."""
         self._questions += 1
-        if self._is_over or self._questions > MAX_QUESTIONS:
+        if self.is_over or self._questions > MAX_QUESTIONS:
             raise PamError("nobody answers any more")
         question = clip(text, MAX_TEXT)
         told = clip(self.take_texts(), MAX_TEXT - len(encode_text(question)))
@@ -91,7 +92,7 @@ class Interview:
             self.instead = request
         except InteractiveError as error:
             log.debug(f"keyboard-interactive: {error}")
-        self._is_over = True
+        self.is_over = True
         raise PamError("no answer")
 
 

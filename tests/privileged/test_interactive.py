@@ -154,6 +154,7 @@ def test_another_method_ends_the_questions_and_may_succeed(
         begin(monitor, account.name)
         assert monitor.try_key(account.name, account.key).outcome == ACCEPTED
         assert "Failed keyboard-interactive/pam for" in monitor.log
+        assert "Conversation error" not in monitor.log
 
 
 def test_questions_left_open_count_as_tries(start: Start, account: Account) -> None:
