@@ -10,7 +10,7 @@ import os
 import sys
 import time
 
-from bench import copying, far, forwarding, many, measurements, sharing, trips
+from bench import copying, fair, far, forwarding, many, measurements, sharing, trips
 from bench.measurements import Setting
 from bench.report import describe_machine, print_header, print_row
 from tests.janitor import Janitor
@@ -25,6 +25,7 @@ MEASUREMENTS = {
     "small": copying.small_file_rates,
     "far": far.far_rates,
     "keys": far.key_delays,
+    "fair": fair.fair_shares,
     "logins": many.login_rates,
     "crowd": many.crowd_costs,
     "channels": many.channel_costs,
