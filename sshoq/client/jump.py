@@ -133,6 +133,7 @@ class _Way:
         """Until the path to the last hop is known to carry another connection's packets."""
         needed = len(channel.state.datagram(bytes(INNER_DATAGRAM)))
         engine = self.last.conversation.engine
+        self.last.conversation.seek_larger_datagrams()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + SEARCH_TIME
         while engine.max_datagram_payload < needed:

@@ -18,7 +18,16 @@ from enum import Enum
 from typing import Any
 
 from sshoq.transport.congestion import INITIAL_WINDOW, Acknowledged, Controller, Sent
-from sshoq.transport.rivals import DEEP, PACE, PATIENCE, Contest, QueueLosses, is_near, kept_share
+from sshoq.transport.rivals import (
+    DEEP,
+    PACE,
+    PATIENCE,
+    Contest,
+    QueueLosses,
+    is_crowded,
+    is_near,
+    kept_share,
+)
 
 STARTUP_PACE = 2.77
 """4 ln 2: the least that doubles the rate each round trip."""
@@ -362,7 +371,7 @@ class Bbr(Controller):
 
     def _look_for_rivals(self, batch: Acknowledged) -> None:
         """Each round: one's own queue would have gone by and by."""
-        if self._sample_is_limited or is_near(self._last_rtt, self._min_rtt):
+        if self._sample_is_limited or not is_crowded(self._last_rtt, self._min_rtt):
             self._long_rounds = 0
             return
         self._long_rounds += 1

@@ -304,8 +304,14 @@ class Conversation:
         else:
             self.flush_soon()
 
+    def seek_larger_datagrams(self) -> None:
+        """Somebody has use for them, and they are tried."""
+        self.engine.seek_larger_datagrams()
+        self.flush_soon()
+
     def take_datagrams(self, channel: Channel) -> list[bytes]:
         """Those that came ahead of their channel; later ones go to it."""
+        self.seek_larger_datagrams()
         return self.state.take_datagrams(channel.state, self._loop.time())
 
     def send_datagram(self, datagram: bytes) -> bool:

@@ -471,6 +471,7 @@ class FastSend(FastReceive):
         builder._datagrams += seal_packets(payloads, self._sealing_keys(), first)
         builder._packets += records
         builder._packet_number += burst.packets
+        self.path_mtu.is_wanted = True  # where much is sent, fewer packets cost less
         size = burst.packets * burst.size
         builder._flight_bytes += size
         builder._total_bytes += size

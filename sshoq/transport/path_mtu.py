@@ -2,7 +2,8 @@
 
 The handshake uses the size that every QUIC path must take. Afterwards one probe at a time asks for
 more; what was acknowledged is used. When large datagrams vanish and small ones get through, the
-path has become narrower. Knows no packets; time is an argument.
+path has become narrower. Nothing is tried for a short while, unless somebody wants it: most
+connections are over by then. Knows no packets; time is an argument.
 """
 
 PROBE_SIZES = (1352, 1392, 1452, 8952, 16200)
@@ -13,6 +14,9 @@ NARROW_SIZES = (1232, 1252, 1288)
 """Where the first of those is too large, so rarely tried: a full IPv6 packet at the least MTU there
 is, in which another QUIC connection just fits; an IPv4 packet of that MTU; inside another QUIC
 connection with what Go programs begin with."""
+
+CALM = 1.0
+"""Seconds before the search, unless there is use for larger datagrams at once."""
 
 TRIES = 2
 """A single probe may be lost for any reason."""
@@ -33,17 +37,22 @@ class PathMtu:
 
     __slots__ = (
         "_again_at",
+        "_begins_at",
         "_failures",
         "_in_flight",
         "_limit",
         "_losses",
         "_untried",
         "base",
+        "is_wanted",
         "size",
     )
 
     def __init__(self, base: int) -> None:
         self.base = base
+        self.is_wanted = False
+        """Whether there is use for larger datagrams."""
+        self._begins_at: float | None = None
         self._limit = PROBE_SIZES[-1]
         self.restart()
 
@@ -71,14 +80,25 @@ class PathMtu:
         """Whether larger ones may be found to get through before long."""
         return self._in_flight or bool(self._untried)
 
+    @property
+    def begins_at(self) -> float | None:
+        """When to ask for the first probe, if it is known and still to come."""
+        return None if self.is_wanted else self._begins_at
+
     def next_probe(self, now: float) -> int | None:
         """The size to try now, of which `succeeded` or `failed` must tell the end."""
-        if self._in_flight:
+        if self._in_flight or not self._has_begun(now):
             return None
         if not self._untried and not self._is_time_again(now):
             return None
         self._in_flight = True
         return self._untried[0]
+
+    def _has_begun(self, now: float) -> bool:
+        if self._begins_at is None:
+            self._begins_at = now + CALM
+        self.is_wanted = self.is_wanted or now >= self._begins_at
+        return self.is_wanted
 
     def _is_time_again(self, now: float) -> bool:
         """Whether to begin anew, with the sizes that did not get through."""

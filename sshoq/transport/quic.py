@@ -1080,8 +1080,9 @@ class Engine:
             return None
         due, ping_at = self._connection.get_timer(), self._keep_alive_due()
         if due is None or (ping_at is not None and ping_at < due):
-            return ping_at
-        return due
+            due = ping_at
+        search_at = self._connection.path_mtu.begins_at
+        return due if due is None or search_at is None else min(due, search_at)
 
     def handle_timer(self, now: float) -> None:
         """Something may be due. `outgoing()` has what it leads to."""
@@ -1192,6 +1193,10 @@ class Engine:
     def max_datagram_payload(self) -> int:
         """The longest payload that `send_datagram` takes now; 0 when the peer takes none."""
         return self._connection.max_datagram_payload
+
+    def seek_larger_datagrams(self) -> None:
+        """Try at once what the path takes, which bulk data does of its own accord."""
+        self._connection.path_mtu.is_wanted = True
 
     @property
     def is_searching_path(self) -> bool:

@@ -17,6 +17,11 @@ NOISE = 0.003
 """Seconds that loops and timers add to a round trip, or do not."""
 
 
+def is_crowded(rtt: float, shortest: float) -> bool:
+    """Whether there was a queue worth the name."""
+    return rtt > max(CROWDED * shortest, shortest + NOISE)
+
+
 def is_near(rtt: float, shortest: float) -> bool:
     """Whether there was hardly a queue."""
     return rtt <= max(NEAR * shortest, shortest + NOISE)
@@ -120,9 +125,10 @@ class QueueLosses:
 
 # ------------------------------------------------------------------------------------ the contest
 
+CROWDED = 1.25
 PATIENCE = 8
-"""Round trips in a row, long all through, after which the queue is somebody else's: one's own would
-have gone."""
+"""Round trips in a row, so many times the shortest all through, after which the queue is somebody
+else's: one's own would have gone. Where the ends are busy, somewhat longer ones are no queue."""
 
 DEEP = 1.75
 """Times the shortest round trip, all through one: of such a queue enough is left when one flow

@@ -54,6 +54,7 @@ def direct_stream(transcript: Transcript) -> int:
 async def room_for(party: Party, channel: Channel, payload: bytes) -> None:
     """Until the path is known to carry it; Go's packets were up to 1,450 bytes long."""
     engine = party.conversation.engine
+    party.conversation.seek_larger_datagrams()
     while engine.max_datagram_payload < len(channel.state.datagram(payload)):
         assert engine.is_searching_path, f"{len(payload)} bytes never fit"
         await asyncio.sleep(0)
@@ -257,6 +258,7 @@ def test_a_recorded_jump_host_is_asked_as_by_the_go_client() -> None:
             with inner:
                 for sender, payload in exchanged(transcript, stream):
                     await room_for(server, arrived_channel, payload)
+                    await room_for(client, channel, payload)
                     if sender == "client":
                         inner.send(payload)
                         assert await arrived.get() == payload

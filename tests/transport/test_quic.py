@@ -691,7 +691,7 @@ def test_repeated_stop_sending_is_told_once() -> None:
 
 def test_datagrams_go_both_ways_up_to_the_largest() -> None:
     link, client, server = connected()
-    link.run(seconds=1)
+    link.run(seconds=3)
     largest = client.engine.max_datagram_payload
     assert 1400 < largest <= 16_200
     assert client.engine.send_datagram(b"x" * largest)
@@ -723,7 +723,7 @@ def test_unread_datagrams_are_bounded_and_reading_makes_room() -> None:
 
 def test_datagrams_that_no_longer_fit_the_path_do_not_hold_up_the_others() -> None:
     link, client, server = connected()
-    link.run(seconds=1)
+    link.run(seconds=3)
     assert client.engine.send_datagram(b"x" * client.engine.max_datagram_payload)
     assert client.engine.send_datagram(b"small")
     internal(client).path_mtu.restart()
@@ -992,14 +992,16 @@ def test_a_path_challenge_is_repeated_more_and_more_rarely_and_given_up() -> Non
     address: Address = ("203.0.113.66", 1)
     server.engine.receive([packet], address, link.now)
     began = link.now
-    while link.now < began + 10:
+    for _ in range(100):
         for target, datagrams in server.engine.outgoing(link.now):
             sent += [link.now - began] * (target == address) * len(datagrams)
         at = server.engine.timer()
-        assert at is not None
-        assert at > link.now
-        link.now = at
-        server.engine.handle_timer(at)
+        if at is None or at > began + 10:
+            break
+        link.now = max(at, link.now)
+        server.engine.handle_timer(link.now)
+    else:
+        raise AssertionError("the timer is set again and again")
     assert 3 <= len(sent) <= 12
     gaps = [later - earlier for earlier, later in itertools.pairwise(sorted(set(sent)))]
     assert max(gaps) > 3 * min(gaps)
