@@ -7,6 +7,7 @@ import _signal as signal  # type: ignore[import-not-found]  # the C halves: see 
 import _socket
 import os
 import select
+import stat
 import sys
 
 from sshoq.client.log import Failure, Log
@@ -54,13 +55,18 @@ def _is_ours(sock: "_socket.socket") -> bool:
 def _complain_of_connect(
     path: str, error: OSError, options: "Options", log: Log, *, must: bool
 ) -> None:
-    """A socket that nobody listens on is in the way of a new master, and no use to anybody."""
+    """A socket that nobody listens on is in the way of a new master, and no use to anybody. ssh
+    takes a file that is no socket for one, and removes it."""
     complaint = f"Control socket connect({path}): {error.strerror}"
     if must:
         raise Failure(complaint)
     if isinstance(error, FileNotFoundError):
         log.debug(f'Control socket "{path}" does not exist')
-    elif isinstance(error, ConnectionRefusedError) and options.control_master != "no":
+    elif (
+        isinstance(error, ConnectionRefusedError)
+        and options.control_master != "no"
+        and _is_socket(path)
+    ):
         log.debug(f"Stale control socket {path}, unlinking")
         try:
             os.unlink(path)
@@ -68,6 +74,13 @@ def _complain_of_connect(
             return
     else:
         log.error(complaint)
+
+
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.lstat(path).st_mode)
+    except OSError:
+        return False
 
 
 class MasterLink:

@@ -214,6 +214,8 @@ class SftpServer:
             return told(request.id, code_of(error), error)
         except (ValueError, OverflowError):  # a zero byte in a path; an offset beyond all files
             return told(request.id, BAD_MESSAGE)
+        except RecursionError:  # a thousand links one behind another, on the way to a real path
+            return told(request.id, FAILURE)
         return told(request.id, OK) if answer is None else answer
 
     # ------------------------------------------------------------------ what is open

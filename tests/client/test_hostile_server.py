@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -407,3 +408,17 @@ def test_no_room_for_a_listener(client: QuickClient, key: str) -> None:
         "Warning: remote port forwarding failed for listen port 0",
         "channel 0: open failed: resource shortage: too many channels",
     ]
+
+
+# --------------------------------------------------------------------------- a control path
+
+
+def test_a_control_path_that_is_a_file_of_the_users_stays(
+    client: QuickClient, key: str, tmp_path: Path
+) -> None:
+    """connect() refuses it as it does a socket that nobody listens on; it is no stale one."""
+    path = tmp_path / "notes"
+    path.write_text("mine")
+    result = call(client, key, words=("-S", str(path), "-o", "ControlMaster=auto"))
+    assert result.status == 0
+    assert path.read_text() == "mine"

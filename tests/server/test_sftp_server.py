@@ -383,6 +383,12 @@ class TestNames:
     def test_what_is_above_must_be_there(self, asker: Asker) -> None:
         assert asker.code("realpath", OfPath, b"none/below") == NO_SUCH_FILE
 
+    def test_links_without_end_do_not_end_the_server(self, asker: Asker, home: Path) -> None:
+        for number in range(1500):
+            (home / f"{number}").symlink_to(f"{number + 1}")
+        assert asker.code("realpath", OfPath, b"0") in (FAILURE, NO_SUCH_FILE)
+        assert asker.ask("realpath", OfPath, b".").names[0].name == os.fsencode(home.resolve())
+
     def test_tildes(self, asker: Asker, home: Path) -> None:
         (home / "folder").mkdir()
         here = os.fsencode(home.resolve())
