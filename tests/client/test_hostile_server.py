@@ -222,6 +222,18 @@ ANSWERS = {
         answer((":status", "401"), SERVER, ("sshoq-methods", "\u202e,,none,publickey")),
         "Permission denied (publickey).",
     ),
+    "questions that cannot be read": (
+        answer((":status", "401"), SERVER, ("sshoq-interactive", "!")),
+        "cannot read what the server asks",
+    ),
+    "more questions than anybody answers": (
+        answer((":status", "401"), SERVER, ("sshoq-interactive", "AAAh" + "AAAA" * 22)),
+        "too many questions",
+    ),
+    "questions after a key": (
+        answer((":status", "401"), ("sshoq-interactive", "AAABClBhc3N3b3JkOiAA")),
+        "Permission denied (publickey,password).",
+    ),
     "more steps for ever": (
         answer((":status", "401"), ("sshoq-methods", "publickey"), ("sshoq-partial-success", "1")),
         "Permission denied (publickey).",
