@@ -17,6 +17,7 @@ from sshoq.config.patterns import (
     match_pattern,
 )
 from sshoq.server.config import LoginConfig
+from sshoq.server.connection import ConnectionFacts
 
 NOBODY = 65534
 
@@ -71,12 +72,12 @@ def _groups(entry: pwd.struct_passwd) -> tuple[str, ...]:
 # --------------------------------------------------------------------------- who may log in
 
 
-def refusal(account: Account, config: LoginConfig, address: str) -> str | None:
+def refusal(account: Account, config: LoginConfig, connection: ConnectionFacts) -> str | None:
     """Why this account may not be used from there, in sshd's words; None if it may.
 
     Locked and expired accounts are PAM's business, or without PAM shadow.py's.
     """
-    reason = _shell_refusal(account, config) or _list_refusal(account, config, address)
+    reason = _shell_refusal(account, config) or _list_refusal(account, config, connection)
     return f"User {account.name} {reason}" if reason else None
 
 
@@ -93,12 +94,14 @@ def _shell_refusal(account: Account, config: LoginConfig) -> str | None:
     return None
 
 
-def _list_refusal(account: Account, config: LoginConfig, address: str) -> str | None:
+def _list_refusal(
+    account: Account, config: LoginConfig, connection: ConnectionFacts
+) -> str | None:
     """DenyUsers, AllowUsers, DenyGroups, AllowGroups, in this order."""
-    here = f"from {address} not allowed because"
-    if _is_listed(account.name, address, config.deny_users):
+    here = f"from {connection.peer_host} not allowed because"
+    if _is_listed(account.name, connection, config.deny_users):
         return f"{here} listed in DenyUsers"
-    if config.allow_users and not _is_listed(account.name, address, config.allow_users):
+    if config.allow_users and not _is_listed(account.name, connection, config.allow_users):
         return f"{here} not listed in AllowUsers"
     if (config.deny_groups or config.allow_groups) and not account.groups:
         return f"{here} not in any group"
@@ -109,11 +112,11 @@ def _list_refusal(account: Account, config: LoginConfig, address: str) -> str | 
     return None
 
 
-def _is_listed(name: str, address: str, patterns: tuple[str, ...]) -> bool:
+def _is_listed(name: str, connection: ConnectionFacts, patterns: tuple[str, ...]) -> bool:
     for pattern in patterns:
         user, at, host = pattern.rpartition("@")
         if match_pattern(name, user if at else pattern) and (
-            not at or host_matches(address, host)
+            not at or host_matches(connection, host)
         ):
             return True
     return False
@@ -123,11 +126,12 @@ def _has_group(account: Account, patterns: tuple[str, ...]) -> bool:
     return any(match_pattern(group, pattern) for group in account.groups for pattern in patterns)
 
 
-def host_matches(address: str, patterns: str) -> bool:
-    """A list of addresses, networks and wildcards; an entry with '!' forbids what it matches."""
+def host_matches(connection: ConnectionFacts, patterns: str) -> bool:
+    """A list of addresses, networks and wildcards, also for the name if there is one; an entry with
+    '!' forbids what it matches."""
     try:
-        by_address = match_address_list(address, patterns)
+        by_address = match_address_list(connection.peer_address, patterns)
     except AddressListError:
         return False
-    by_name = match_host_list(address, patterns)
+    by_name = match_host_list(connection.peer_host, patterns)
     return by_address >= 0 and by_name >= 0 and (by_address > 0 or by_name > 0)

@@ -39,6 +39,7 @@ from sshoq.server.key_commands import Requester, ask_for_keys
 from sshoq.server.keywords import TOUCH_REQUIRED, VERIFY_REQUIRED
 from sshoq.server.login import is_root
 from sshoq.server.pam import PamError, PamTransaction, load_library
+from sshoq.server.peer_name import find_name
 from sshoq.server.privsep import Authenticate, AuthenticationResult
 from sshoq.server.records import RecordFiles, record_failure
 from sshoq.server.rights import LoginRights
@@ -236,11 +237,12 @@ class Authenticator:
 
     def _begin(self, user: str) -> Account:
         """Look the user up, once, and see which rules hold."""
+        where = self._find_origin()
         self._account = account = find_account(user)
-        where = self._connection
         self._config = self._server.for_connection(
             user=account.name,
             groups=account.groups,
+            host=where.peer_host,
             address=where.peer_address,
             local_address=where.local_address,
             local_port=where.local_port,
@@ -253,11 +255,19 @@ class Authenticator:
             self.pam = PamTransaction(self._config.pam_service_name, account.name, where)
         return account
 
+    def _find_origin(self) -> ConnectionFacts:
+        """With the host's name if it counts. How long that takes says nothing of the user."""
+        if self._server.use_dns:
+            name = find_name(self._connection.peer_address)
+            self._connection = self._connection._replace(peer_name=name)
+            self._working_since = time.monotonic()
+        return self._connection
+
     def _is_allowed(self, account: Account) -> bool:
         if not account.exists:
             log.info(f"Invalid user {account.name} from {self._source}")
             return False
-        if reason := refusal(account, self._config, self._connection.peer_address):
+        if reason := refusal(account, self._config, self._connection):
             log.info(reason)
             return False
         if not is_root():
@@ -320,9 +330,7 @@ class Authenticator:
                 continue
             if self._is_used(key) or self._is_revoked(key):
                 continue
-            reason = self._key_refusal(key) or refusal_of(
-                rights, self._connection.peer_address, now
-            )
+            reason = self._key_refusal(key) or refusal_of(rights, self._connection, now)
             if reason is None:
                 log.verbose(
                     f"Accepted key {key.kind.name} {self._fingerprint(key)} found at {path}:{line}"
@@ -497,7 +505,7 @@ class Authenticator:
             return evidence._replace(is_good=True)
         if not self._interview.is_over:
             who = f"{'' if self.is_valid else 'illegal user '}{self.user}"
-            log.error(f"PAM: {self.pam.explain()} for {who} from {self._connection.peer_address}")
+            log.error(f"PAM: {self.pam.explain()} for {who} from {self._connection.peer_host}")
         return evidence
 
     def _root_may(self, account: Account, evidence: Evidence) -> bool:
@@ -581,8 +589,8 @@ class Authenticator:
         self.failures += 1
         self._log_try("Failed", evidence)
         if evidence.method in ("password", INTERACTIVE) and is_root():
-            address = self._connection.peer_address
-            for complaint in record_failure(RecordFiles(), self.user or "", address, time.time()):
+            where = self._connection
+            for complaint in record_failure(RecordFiles(), self.user or "", where, time.time()):
                 log.error(complaint)
         if self.failures < self._config.max_auth_tries:
             return REFUSED

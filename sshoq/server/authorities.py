@@ -28,6 +28,7 @@ from sshoq.auth.ssh_certificates import Certificate
 from sshoq.config.patterns import AddressListError, match_cidr_list
 from sshoq.server import log
 from sshoq.server.account import host_matches
+from sshoq.server.connection import ConnectionFacts
 from sshoq.server.key_commands import Requester, ask_for_keys, ask_for_principals
 from sshoq.server.login import acting_as
 from sshoq.server.user_keys import (
@@ -40,11 +41,13 @@ from sshoq.server.user_keys import (
 )
 
 
-def refusal_of(rights: KeyRights, address: str, now: float) -> str | None:
-    """What speaks against whoever comes with such rights; None for nothing."""
-    if rights.from_patterns is not None and not host_matches(address, rights.from_patterns):
+def refusal_of(rights: KeyRights, connection: ConnectionFacts, now: float) -> str | None:
+    """What speaks against whoever comes with such rights; None for nothing. Names count for keys
+    alone: a certificate has addresses."""
+    address = connection.peer_address
+    if rights.from_patterns is not None and not host_matches(connection, rights.from_patterns):
         return (
-            f"not from a permitted host (host={address}, ip={address}, "
+            f"not from a permitted host (host={connection.peer_host}, ip={address}, "
             f"required={rights.from_patterns})."
         )
     if rights.source_addresses is not None and not _is_within(address, rights.source_addresses):
@@ -70,7 +73,7 @@ class CertificateLogin:
         self._requester = requester
         self._account = requester.account
         self._config = config = requester.config
-        self._address = requester.connection.peer_address
+        self._connection = requester.connection
         self._now = now
         fingerprint = certificate.authority.fingerprint(config.fingerprint_hash.lower())
         self._authority = f"{certificate.authority.kind.name} {fingerprint}"
@@ -173,7 +176,7 @@ class CertificateLogin:
         return own if trust is None else merge_rights(trust, own)
 
     def _check_circumstances(self, place: str, rights: KeyRights, whose: str) -> None:
-        reason = refusal_of(rights, self._address, self._now)
+        reason = refusal_of(rights, self._connection, self._now)
         if reason is not None:
             log.info(
                 f"{place}: Authentication tried for {self._account.name} with valid certificate "

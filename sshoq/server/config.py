@@ -80,6 +80,7 @@ class Options:
     log_level: str
     """A name in log.LEVELS."""
     syslog_facility: str
+    use_dns: bool
     url_path: str
     congestion_control: str
     """bbr, cubic"""

@@ -627,15 +627,6 @@ def _harmless_only(*values: str) -> Kind:
 UNSET = _harmless_only("none")
 
 
-def _only_no(line: Line) -> bool:
-    if FLAG.parse(line):
-        raise BadValue(f'Unsupported option "{line.keyword}": sshoq-server cannot enforce it.')
-    return False
-
-
-NEVER = FLAG._replace(parse=_only_no)
-
-
 # --------------------------------------------------------------------------- the table
 
 
@@ -697,7 +688,7 @@ _ROWS = [
     _row("StrictModes", FLAG, True, GLOBAL),
     _row("PermitEmptyPasswords", FLAG, False, MATCH),
     _row("GatewayPorts", _choice("clientspecified", "yes", "no"), "no", MATCH),
-    _row("UseDNS", NEVER, False, GLOBAL, REFUSED),
+    _row("UseDNS", FLAG, False, GLOBAL),
     _row("AllowTcpForwarding", _FORWARDING, "yes", MATCH),
     _row("AllowAgentForwarding", FLAG, True, MATCH),
     _row("DisableForwarding", FLAG, False, MATCH),

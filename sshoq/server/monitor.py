@@ -122,7 +122,7 @@ class Monitor:
         self._deadline: float | None = None
         self._grace_over = False
         self._leader: LeaderProcess | None = None
-        self._terminals = Terminals(connection.peer_address)
+        self._terminals = Terminals()
         self._poll = select.poll()
         self._wakeup = -1
 
@@ -377,7 +377,11 @@ class Monitor:
         check_program(request.pid)
         tells_last = rights.config.print_last_log
         last_login = self._terminals.begin(
-            request, descriptors[0], rights.account, tells_last=tells_last
+            request,
+            descriptors[0],
+            rights.account,
+            rights.connection,
+            tells_last=tells_last,
         )
         self._leader.control.answer(Recorded(last_login))
 

@@ -117,7 +117,7 @@ class PamTransaction:
         )
         if self.last != SUCCESS:
             raise PamError(f"initialisation failed: {self.explain()}")
-        self._set_item(_RHOST, connection.peer_address)
+        self._set_item(_RHOST, connection.peer_host)
         # Some modules will not work without a terminal's name; none is known yet. As sshd.
         self._set_item(_TTY, "ssh")
         self._put(

@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from sshoq.server.connection import ConnectionFacts
+
 LOGIN_PROCESS, USER_PROCESS, DEAD_PROCESS = 6, 7, 8
 
 LINE_SIZE, ID_SIZE, NAME_SIZE, HOST_SIZE = 32, 4, 32, 256
@@ -47,6 +49,15 @@ class LoginRecord(NamedTuple):
     line: str
     pid: int
     address: str
+    name: str | None = None
+    """Of the host at that address, where UseDNS asks for it."""
+
+    @property
+    def host(self) -> str:
+        """As sshd: a name that would have to be cut says less than the address."""
+        if self.name is None or len(os.fsencode(self.name)) > HOST_SIZE:
+            return self.address
+        return self.name
 
 
 class LastLogin(NamedTuple):
@@ -70,17 +81,22 @@ def record_login(files: RecordFiles, record: LoginRecord, now: float) -> list[st
 
 
 def record_logout(files: RecordFiles, record: LoginRecord, now: float) -> list[str]:
-    entry = _pack(DEAD_PROCESS, record._replace(user="", address=""), now)
+    entry = _pack(DEAD_PROCESS, record._replace(user="", address="", name=None), now)
     return _complaints(
         (files.utmp, lambda: _update_utmp(files.utmp, record.line, entry)),
         (files.wtmp, lambda: _append(files.wtmp, entry)),
     )
 
 
-def record_failure(files: RecordFiles, user: str, address: str, now: float) -> list[str]:
+def record_failure(
+    files: RecordFiles, user: str, connection: ConnectionFacts, now: float
+) -> list[str]:
     """A refused password, for lastb. The name may be a password typed too early: nobody else may
     read it."""
-    record = LoginRecord(user, 0, "ssh:notty", os.getpid(), address)
+    where = connection
+    record = LoginRecord(
+        user, 0, "ssh:notty", os.getpid(), where.peer_address, where.peer_name
+    )
     return _complaints(
         (
             files.btmp,
@@ -116,7 +132,7 @@ def _pack(kind: int, record: LoginRecord, now: float) -> bytes:
         _field(record.line, LINE_SIZE),
         _terminal_id(record.line),
         _field(record.user, NAME_SIZE),
-        _field(record.address, HOST_SIZE),
+        _field(record.host, HOST_SIZE),
         0,
         0,
         0,
@@ -202,7 +218,7 @@ def _update_utmp(path: str, line: str, entry: bytes) -> None:
 
 
 def _write_lastlog(path: str, record: LoginRecord, now: float) -> None:
-    line, host = _field(record.line, LINE_SIZE), _field(record.address, HOST_SIZE)
+    line, host = _field(record.line, LINE_SIZE), _field(record.host, HOST_SIZE)
     entry = _LASTLOG.pack(int(now), line, host)
     descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:

@@ -13,6 +13,7 @@ import time
 
 from sshoq.server import log
 from sshoq.server.account import Account
+from sshoq.server.connection import ConnectionFacts
 from sshoq.server.login import is_root
 from sshoq.server.privsep import PrivsepError, RecordLogin
 from sshoq.server.records import (
@@ -34,14 +35,18 @@ _UNIX98_SLAVES = range(136, 144)
 class Terminals:
     """By session."""
 
-    def __init__(self, address: str) -> None:
-        """`address`: where the user comes from."""
-        self._address = address
+    def __init__(self) -> None:
         self._records: dict[int, LoginRecord] = {}
         self._files = RecordFiles()
 
     def begin(
-        self, request: RecordLogin, terminal: int, account: Account, *, tells_last: bool
+        self,
+        request: RecordLogin,
+        terminal: int,
+        account: Account,
+        connection: ConnectionFacts,
+        *,
+        tells_last: bool,
     ) -> str:
         """The line about the login before this one, if it is to be told and is known."""
         if len(self._records) >= MAX_TERMINALS:
@@ -53,7 +58,10 @@ class Terminals:
             return ""
         _give_to_tty_group(terminal, account)
         last = read_last_login(self._files, account.uid) if tells_last else None
-        record = LoginRecord(account.name, account.uid, line, request.pid, self._address)
+        where = connection
+        record = LoginRecord(
+            account.name, account.uid, line, request.pid, where.peer_address, where.peer_name
+        )
         for complaint in record_login(self._files, record, time.time()):
             log.error(complaint)
         self._records[request.session] = record

@@ -10,15 +10,17 @@ import pytest
 
 from sshoq.server.account import Account, find_account, host_matches, refusal
 from sshoq.server.config import load
+from sshoq.server.connection import ConnectionFacts
 
+HERE = ConnectionFacts("192.0.2.7", 40007, "192.0.2.1", 443)
 ANN = Account("ann", 1001, 1001, "/home/ann", "/bin/sh", ("ann", "staff"))
 
 
-def judge(tmp_path: Path, *rules: str, account: Account = ANN, address: str = "192.0.2.7") -> str:
+def judge(tmp_path: Path, *rules: str, account: Account = ANN) -> str:
     config = tmp_path / "config"
     config.write_text("\n".join(rules) + "\n")
     login = load(str(config)).for_connection(user=account.name, groups=account.groups)
-    return refusal(account, login, address) or ""
+    return refusal(account, login, HERE) or ""
 
 
 def test_without_rules_everybody_may(tmp_path: Path) -> None:
@@ -87,7 +89,32 @@ def test_an_empty_shell_is_sh() -> None:
     ],
 )
 def test_host_lists(patterns: str, matches: bool) -> None:
-    assert host_matches("192.0.2.7", patterns) == matches
+    assert host_matches(HERE, patterns) == matches
+
+
+@pytest.mark.parametrize(
+    ("patterns", "matches"),
+    [
+        ("*.example.org", True),
+        ("192.0.2.0/24", True),
+        ("192.0.2.*", True),
+        ("198.51.100.*", False),
+        ("*.example.org,!192.0.2.0/24", False),
+        ("192.0.2.0/24,!ann.example.org", False),
+    ],
+)
+def test_host_lists_know_the_name_where_there_is_one(patterns: str, matches: bool) -> None:
+    """The address counts beside it."""
+    assert host_matches(HERE._replace(peer_name="ann.example.org"), patterns) == matches
+
+
+def test_a_name_is_listed_and_told(tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    config.write_text("DenyUsers ann@*.example.org\n")
+    named = HERE._replace(peer_name="ann.example.org")
+    assert refusal(ANN, load(str(config)).for_connection(), named) == (
+        "User ann from ann.example.org not allowed because listed in DenyUsers"
+    )
 
 
 def test_an_account_is_found_with_its_groups() -> None:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from sshoq.server import terminals
 from sshoq.server.account import Account
+from sshoq.server.connection import ConnectionFacts
 from sshoq.server.leader_process import MAX_PID, LeaderProcess
 from sshoq.server.monitor import LEADER_RULES, NETWORK_RULES, Monitor, Phase, Rule
 from sshoq.server.privsep import (
@@ -47,6 +48,7 @@ from sshoq.server.terminals import Terminals
 from sshoq.wire import Message
 
 HUGE = (1 << 62) - 1
+HERE = ConnectionFacts("192.0.2.7", 40007, "192.0.2.1", 443)
 
 
 class Desk:
@@ -60,7 +62,7 @@ class Desk:
         config = SimpleNamespace(print_last_log=True)
         self.theirs = PrivsepSocket(leader, MONITOR_TO_LEADER, LEADER_TO_MONITOR)
         self.monitor = Monitor.__new__(Monitor)
-        records = Terminals("192.0.2.7")
+        records = Terminals()
         records._files = RecordFiles(*[str(folder / name) for name in ("utmp", "w", "l", "b")])
         self.records = folder / "utmp"
         self.records.touch()
@@ -73,7 +75,8 @@ class Desk:
             _connection=SimpleNamespace(peer_address="192.0.2.7", peer_port=9),
             _identity=SimpleNamespace(sign=_refuse, prove=_refuse),
             _authenticator=SimpleNamespace(
-                login=SimpleNamespace(account=account, config=config), conversation_id=bytes(32)
+                login=SimpleNamespace(account=account, config=config, connection=HERE),
+                conversation_id=bytes(32),
             ),
             _is_exchanging=True,
             _next_try=None,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sshoq.server.connection import ConnectionFacts
 from sshoq.server.records import (
     LOCK_TRIES,
     LastLogin,
@@ -21,6 +22,7 @@ from sshoq.server.records import (
 )
 from tests.needs import need_root, need_tools
 
+HERE = ConnectionFacts("192.0.2.7", 40007, "192.0.2.1", 443)
 ANN = LoginRecord("ann", 1003, "pts/3", os.getpid(), "192.0.2.7")
 NOON = 1_700_000_000.25
 
@@ -63,6 +65,18 @@ def test_an_ipv6_address_is_kept_whole(files: RecordFiles) -> None:
     assert "2001:db8::7" in show("last", "-w", "-i", "-f", files.wtmp)[0]
 
 
+def test_a_name_stands_beside_the_address(files: RecordFiles) -> None:
+    need_tools("last")
+    named = ANN._replace(name="ann.example.org")
+    record_login(files, named, NOON)
+    for flags, place in (([], "ann.example.org"), (["-i"], "192.0.2.7")):
+        assert place in show("last", "-w", *flags, "-f", files.wtmp)[0]
+    last = read_last_login(files, ANN.uid)
+    assert last is not None
+    assert last.host == "ann.example.org"
+    assert ANN._replace(name="x" * 300).host == "192.0.2.7"
+
+
 def test_a_terminal_has_one_place_in_utmp(files: RecordFiles) -> None:
     for user in ("ann", "bob", "eve"):
         record_login(files, ANN._replace(user=user), NOON)
@@ -90,7 +104,7 @@ def test_the_last_login_is_told_in_sshds_words() -> None:
 def test_a_failed_password_is_for_lastb(files: RecordFiles) -> None:
     need_root()
     need_tools("last")
-    assert record_failure(files, "ann", "192.0.2.7", NOON) == []
+    assert record_failure(files, "ann", HERE, NOON) == []
     assert show("last", "-w", "-i", "-f", files.btmp)[0].split()[:3] == [
         "ann",
         "ssh:notty",
@@ -101,7 +115,7 @@ def test_a_failed_password_is_for_lastb(files: RecordFiles) -> None:
 def test_failures_are_not_written_where_others_read(files: RecordFiles) -> None:
     """The name may be a password, typed too early."""
     Path(files.btmp).chmod(0o644)
-    [complaint] = record_failure(files, "secret", "192.0.2.7", NOON)
+    [complaint] = record_failure(files, "secret", HERE, NOON)
     assert "Excess permission or bad ownership" in complaint
     assert Path(files.btmp).read_bytes() == b""
 
@@ -110,7 +124,7 @@ def test_files_that_are_not_there_are_not_made(tmp_path: Path) -> None:
     missing = RecordFiles(*(str(tmp_path / name) for name in RecordFiles._fields))
     assert record_login(missing, ANN, NOON) == []
     assert record_logout(missing, ANN, NOON) == []
-    assert record_failure(missing, "ann", "192.0.2.7", NOON) == []
+    assert record_failure(missing, "ann", HERE, NOON) == []
     assert list(tmp_path.iterdir()) == []
 
 
