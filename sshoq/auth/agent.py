@@ -25,6 +25,7 @@ IDENTITIES_ANSWER = 12
 SIGN_REQUEST = 13
 SIGN_RESPONSE = 14
 ADD_IDENTITY = 17
+ADD_SMARTCARD_KEY = 20
 ADD_ID_CONSTRAINED = 25
 SUCCESS = 6
 
@@ -122,6 +123,11 @@ class Agent:
             constraints += bytes((CONSTRAIN_CONFIRM,))
         request = ADD_ID_CONSTRAINED if constraints else ADD_IDENTITY
         self._ask(request, body + constraints, SUCCESS, ANSWER_TIMEOUT)
+
+    def add_card(self, provider: str, pin: str) -> None:
+        """All keys that a PKCS#11 library has, by its path. The agent may want a PIN for that."""
+        body = put_string(os.fsencode(provider)) + put_string(os.fsencode(pin))
+        self._ask(ADD_SMARTCARD_KEY, body, SUCCESS, ANSWER_TIMEOUT)
 
     def _ask(self, request: int, body: bytes, wanted: int, timeout: float) -> Reader:
         """Send one request and return what follows the type of its answer."""

@@ -6,6 +6,7 @@ others have failed. Nobody is asked for what the server does not offer. Knows no
 makes the try and says what came of it.
 """
 
+import os
 import time
 from binascii import b2a_base64
 from collections.abc import Awaitable, Callable, Iterator
@@ -27,7 +28,6 @@ from sshoq.client.identities import (
     Candidate,
     Wishes,
     is_usable,
-    keys_out_of_reach,
     signing_candidate,
 )
 from sshoq.client.log import Failure, Log
@@ -36,6 +36,7 @@ from sshoq.client.prompt import Prompter, PromptNeeded, run_with_prompts
 if TYPE_CHECKING:
     from sshoq.auth.interactive import Challenge
     from sshoq.auth.ssh_certificates import Certificate
+    from sshoq.client.hardware_keys import HardwareKeys
 
 
 class Reply(NamedTuple):
@@ -106,9 +107,18 @@ class Authentication:
         self._method = "none"
         self._send: Send | None = None
         self._spent: list[Candidate] = []
+        self._hardware: HardwareKeys | None = None
+        self._card_provider = wishes.card_provider
 
     async def run(self, conversation_id: bytes, send: Send) -> str:
         self._send = send
+        try:
+            return await self._log_in(conversation_id)
+        finally:
+            if self._hardware is not None:
+                self._hardware.close()
+
+    async def _log_in(self, conversation_id: bytes) -> str:
         succeeded = None
         for _ in range(MAX_STEPS):
             try:
@@ -120,17 +130,8 @@ class Authentication:
             return succeeded
         if await self._needs_no_secret():
             return "none"
-        self._hint_at_tokens()
         offered = ",".join(self._offered)
         raise Failure(f"{self._wishes.account}: Permission denied ({offered}).")
-
-    def _hint_at_tokens(self) -> None:
-        if "publickey" not in self._wishes.methods or "publickey" not in self._offered:
-            return
-        for path in keys_out_of_reach(self._wishes):
-            self._log.info(
-                f"{path} is on a FIDO token, which only an agent can ask: ssh-add {path}"
-            )
 
     async def _try_methods(self, conversation_id: bytes) -> str | None:
         """The method that has let us in; _PartialSuccess after one that was needed, too."""
@@ -182,6 +183,7 @@ class Authentication:
 
     async def _try_keys(self, conversation_id: bytes) -> bool:
         waiting = []
+        await self._take_card_keys()
         for candidate in self._candidates:
             if "publickey" not in self._offered:
                 return False
@@ -194,7 +196,9 @@ class Authentication:
                 continue
             if signer and await self._try_key(candidate, signer, conversation_id):
                 return True
-        if self._prompter.batch or not waiting:
+        if self._prompter.batch:  # a token may be touched all the same
+            waiting = [candidate for candidate in waiting if self._is_on_token(candidate)]
+        if not waiting:
             return False
         if await self._needs_no_secret():
             return True
@@ -216,6 +220,13 @@ class Authentication:
         if holder.agent_path is not None and holder.key is not None:
             held_as = b"" if holder.public is None else holder.public.blob
             return AgentSigner(holder.agent_path, holder.key, held_as)
+        if holder.public is not None and holder.public.kind.on_token:
+            if not os.path.exists(holder.name):
+                self._log.debug3(f"no such identity: {holder.name}: No such file or directory")
+                return None
+            if ask is _refuse_to_ask:  # a touch is asked for when nothing else has helped
+                raise PromptNeeded
+            return self._hardware_keys().on_token(holder.name, holder.public)
         key = self._loaded.get(holder.name) or self._load_file(holder.name, ask, tries)
         if key is None:
             return None
@@ -223,6 +234,27 @@ class Authentication:
             return key if candidate.key == key.public_key else None
         loaded = Candidate(holder.name, key.public_key)
         return key if is_usable(loaded, self._wishes, self._log) else None
+
+    def _is_on_token(self, candidate: Candidate) -> bool:
+        return candidate.key is not None and candidate.key.kind.on_token
+
+    def _hardware_keys(self) -> "HardwareKeys":
+        if self._hardware is None:
+            from sshoq.client.hardware_keys import HardwareKeys
+
+            self._hardware = HardwareKeys(self._wishes, self._prompter, self._log)
+        return self._hardware
+
+    async def _take_card_keys(self) -> None:
+        """Ahead of the files' keys, behind the agent's."""
+        provider, self._card_provider = self._card_provider, None
+        if provider is None:
+            return
+        find = partial(self._hardware_keys().on_card, provider)
+        found = await run_with_prompts(self._prompter, find)
+        usable = [one for one in found if is_usable(one, self._wishes, self._log)]
+        place = sum(candidate.agent_path is not None for candidate in self._candidates)
+        self._candidates = [*self._candidates[:place], *usable, *self._candidates[place:]]
 
     def _load_file(
         self, path: str, ask: Callable[[str], str | None], tries: int
@@ -267,6 +299,7 @@ class Authentication:
                 user, conversation_id, signer, now, key=key, certificate=certificate
             )
 
+        self._ask_for_touch(offered)
         try:
             if isinstance(signer, AgentSigner):  # it may ask, or wait for a token to be touched
                 token = await run_with_prompts(self._prompter, sign)
@@ -289,6 +322,12 @@ class Authentication:
         if self._wishes.add_to_agent[0] != "no" and self._wishes.agent_path is not None:
             await self._offer_to_agent(signer, self._wishes.agent_path)
         return True
+
+    def _ask_for_touch(self, offered: Candidate) -> None:
+        key = offered.key
+        if key is not None and key.kind.on_token and os.isatty(2):
+            which = f"{key.kind.name} {key.fingerprint()}"
+            self._log.info(f"Confirm user presence for key {which}")
 
     async def _offer_to_agent(self, signer: Signer, agent_path: str) -> None:
         """AddKeysToAgent, for a key out of a file that has proven useful."""

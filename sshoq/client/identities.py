@@ -5,7 +5,7 @@ Looks at public halves only; nothing here asks for a passphrase or signs.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from sshoq.auth.agent import Agent, AgentError, agent_path
@@ -15,7 +15,6 @@ from sshoq.client.log import Failure, Log
 from sshoq.client.wishes import authentication_methods, certificate_paths, identity_paths
 from sshoq.config.options import Options
 from sshoq.config.patterns import match_pattern_list
-from sshoq.config.usage import QUIET
 from sshoq.protocol.extensions import NONE, Extension
 
 if TYPE_CHECKING:
@@ -43,6 +42,10 @@ class Wishes(NamedTuple):
     password_prompts: int = 3
     add_to_agent: tuple[str, int] = ("no", 0)
     """AddKeysToAgent: yes, no, ask or confirm, and a lifetime in seconds, 0 for ever."""
+    card_provider: str | None = None
+    """PKCS11Provider."""
+    token_provider: str = "internal"
+    """SecurityKeyProvider."""
 
     @property
     def account(self) -> str:
@@ -63,7 +66,21 @@ def login_wishes(options: Options) -> Wishes:
         required_rsa_size=options.required_rsa_size,
         password_prompts=options.number_of_password_prompts,
         add_to_agent=options.add_keys_to_agent,
+        card_provider=_card_provider(options),
+        token_provider=_token_provider(options.security_key_provider, os.environ),
     )
+
+
+def _card_provider(options: Options) -> str | None:
+    provider = options.pkcs11_provider
+    return None if provider in (None, "none") else options.expand_path(str(provider))
+
+
+def _token_provider(named: str | None, environ: Mapping[str, str]) -> str:
+    """A "$NAME" names a variable."""
+    if named is not None and named.startswith("$"):
+        named = environ.get(named.removeprefix("$"))
+    return named or "internal"
 
 
 class Candidate(NamedTuple):
@@ -160,15 +177,6 @@ def _agent_first(
     yield from (file for file in files if file.public not in held)
 
 
-def keys_out_of_reach(wishes: Wishes) -> list[str]:
-    """The files of keys on FIDO tokens that no agent holds. ssh asks the token itself; we do not,
-    but an agent does it for whoever adds the key to it."""
-    known = [(path, load_public_half(path)) for path in wishes.identity_files]
-    on_tokens = [(path, key) for path, key in known if key is not None and key.kind.on_token]
-    held = _agent_keys(wishes, Log(QUIET)) if on_tokens else []
-    return [path for path, key in on_tokens if key not in held]
-
-
 def _only_key(wishes: Wishes, path: str, log: Log) -> list[Candidate]:
     public = load_public_half(path)
     if public is None:
@@ -202,8 +210,6 @@ def _refusal(candidate: Candidate, wishes: Wishes) -> str | None:
         return None
     if key.kind.token_algorithm is None:
         return "not supported"
-    if certificate is None and key.kind.on_token and candidate.agent_path is None:
-        return "authenticator-hosted, and not in the agent"
     if certificate is not None and not certificate.is_for_users:
         return "not a user certificate"
     if key.algorithm == "ssh-rsa" and key.bits < wishes.required_rsa_size:

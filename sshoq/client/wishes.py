@@ -41,7 +41,6 @@ def not_supported(invocation: Invocation) -> str | None:
     asked = {
         "ProxyCommand": options.proxy_command is not None and not _leads_here(invocation),
         "-w (Tunnel)": options.tunnel != "no",
-        "-I (PKCS11Provider)": options.pkcs11_provider is not None,
         "-use-oidc": options.use_oidc is not None,
     }
     name = next((name for name, wanted in asked.items() if wanted), None)

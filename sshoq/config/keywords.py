@@ -259,7 +259,7 @@ ROWS = (
     Keyword("PasswordAuthentication", "password_authentication", _v.flag, True),
     Keyword("PermitLocalCommand", "permit_local_command", _v.flag, False),
     Keyword("PermitRemoteOpen", "permit_remote_open", _v.remote_opens, ()),
-    Keyword("PKCS11Provider", "pkcs11_provider", _v.text, quic=REFUSED),
+    Keyword("PKCS11Provider", "pkcs11_provider", _v.text),
     Keyword("Port", "port", _v.port, 22, quic="the UDP port, unless QUICPort is set or it is 22"),
     Keyword("PreferredAuthentications", "preferred_authentications", _v.text),
     Keyword("ProxyCommand", "proxy_command", _v.command, None, keep_proxy_command, "plain ssh"),
@@ -280,9 +280,7 @@ ROWS = (
     Keyword("RequestTTY", "request_tty", _v.yes_no_or(force="force", auto="auto"), "auto"),
     Keyword("RequiredRSASize", "required_rsa_size", _v.integer, 1024),
     Keyword("RevokedHostKeys", "revoked_host_keys", _v.word_list(), ()),
-    Keyword(
-        "SecurityKeyProvider", "security_key_provider", _v.text, "internal", quic=ACCEPTED
-    ),
+    Keyword("SecurityKeyProvider", "security_key_provider", _v.text, "internal"),
     Keyword("SendEnv", "send_env", _v.sent_variables, (), keep_sent_variables),
     Keyword("ServerAliveCountMax", "server_alive_count_max", _v.integer, 3),
     Keyword("ServerAliveInterval", "server_alive_interval", _v.seconds, 0, quic="PING frames"),

@@ -528,7 +528,6 @@ def test_messages_go_to_the_log_file(tmp_path: Path) -> None:
         (["-o", "ProxyCommand=nc %h %p"], "ProxyCommand"),
         (["-w", "0:0"], "-w (Tunnel)"),
         (["-o", "Tunnel=ethernet"], "-w (Tunnel)"),
-        (["-I", "/lib/token.so"], "-I (PKCS11Provider)"),
     ],
 )
 def test_what_is_not_there_yet_is_refused_by_name(words: list[str], name: str) -> None:

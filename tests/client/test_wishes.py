@@ -120,7 +120,6 @@ def test_local_command_knows_the_tokens() -> None:
         "HostbasedAuthentication yes",
         "VerifyHostKeyDNS yes",
         "VersionAddendum hello",
-        "SecurityKeyProvider /lib/x.so",
     ],
 )
 def test_config_files_may_wish_what_does_no_harm(tmp_path: Path, line: str) -> None:
