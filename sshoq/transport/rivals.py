@@ -125,8 +125,8 @@ class QueueLosses:
 
 # ------------------------------------------------------------------------------------ the contest
 
-CROWDED = 1.25
-PATIENCE = 8
+CROWDED = 1.35
+PATIENCE = 12
 """Round trips in a row, so many times the shortest all through, after which the queue is somebody
 else's: one's own would have gone. Where the ends are busy, somewhat longer ones are no queue."""
 
