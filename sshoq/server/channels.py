@@ -53,7 +53,7 @@ from sshoq.server.files import FilesHost
 from sshoq.server.forwards import AgentHost, Callers, DirectHost, DisplayHost, ListenerHost
 from sshoq.server.host_keys import HostKeysHost
 from sshoq.server.link import Refused, SessionLeader
-from sshoq.server.privsep import AllocatePty, ProgramExited, StartProgram
+from sshoq.server.privsep import MAX_PACKET, AllocatePty, ProgramExited, StartProgram
 from sshoq.transport.channel import Channel, DataSink, ExtendedSink, SinkClosed
 from sshoq.wire import encode_text
 
@@ -61,6 +61,9 @@ MAX_VARIABLES = 128
 """sshd's own bound for what a client may put into a session's environment."""
 
 MAX_ENVIRONMENT = 64 * 1024
+MAX_START = MAX_PACKET - 16
+"""Bytes of a command with its environment: what the session leader can be told at once."""
+
 INFO, VERBOSE, DEBUG = 1, 2, 3
 """Levels of `Login.log`."""
 
@@ -281,6 +284,8 @@ class SessionHost:
         leader = self._leader = await self._login.leader()
         message = StartProgram(self._number, kind, encode_text(command), tuple(self._environment))
         try:
+            if len(message.encode()) > MAX_START:  # each is within its own bound
+                raise Refused("the command and its environment are too long")
             pipes = await leader.start_program(message, pipes=self._master is None)
         except Refused as refusal:
             return self._fail("not started", refusal)

@@ -11,6 +11,7 @@ import pytest
 
 from sshoq.protocol.extensions import NONE, OURS, Extension
 from sshoq.protocol.messages import (
+    MAX_COMMAND,
     EndOfWrite,
     Env,
     Exec,
@@ -202,6 +203,22 @@ def test_too_many_variables_are_refused_and_the_rest_kept() -> None:
             answers = [channel.ask(Env(f"V{n}", "x")) for n in range(MAX_VARIABLES + 2)]
             granted = [await answer for answer in answers]
             assert granted == [True] * MAX_VARIABLES + [False] * 2
+
+    run(main)
+
+
+def test_a_command_too_long_with_its_environment_is_refused_and_the_rest_goes_on() -> None:
+    """Each within its own bound; together no message between processes holds them."""
+
+    async def main() -> None:
+        async with served(echo) as there:
+            channel = there.open_session()
+            for number in range(4):
+                assert await channel.ask(Env(f"V{number}", "x" * 16000)) is True
+            assert await channel.ask(Exec("x" * MAX_COMMAND)) is False
+            assert await channel.ask(Exec("cat")) is True
+            channel.write_eof()
+            assert (await outcome(channel))[2] == ExitStatus(7)
 
     run(main)
 
