@@ -20,6 +20,9 @@ from sshoq.transport.channel import SinkClosed
 READ_SIZE = 128 * 1024
 """What one read asks for: two full pipes, and one data message towards our own peers."""
 
+TRICKLE = 4096
+"""What is passed on where it arrives. More comes with more behind it."""
+
 CAREFUL_WRITE = 4096
 """PIPE_BUF: a descriptor that must stay blocking takes this much without stalling when poll says
 so.
@@ -139,7 +142,7 @@ class FdSource(_Descriptor):
         rest: bytes | memoryview | None
         try:
             rest = data = self._take()
-            if data and self._pass_on is not None and not self._draining:
+            if data and self._pass_on is not None and self._is_trickle(data):
                 rest = self._pass_on(data) or None
         except (OSError, SinkClosed) as error:
             if not arrival.done():
@@ -147,6 +150,11 @@ class FdSource(_Descriptor):
             return
         if rest is not None and not arrival.done():
             arrival.set_result(rest)
+
+    def _is_trickle(self, data: bytes) -> bool:
+        """Whether there is hardly more. A task that is woken reads on until there is nothing left,
+        which makes fewer and longer flights."""
+        return len(data) <= TRICKLE and not self._draining
 
     def _stop_watching(self) -> None:
         if self._watching is not None:

@@ -17,9 +17,9 @@ class Source(Protocol):
     async def read(self, take: Take | None = None) -> bytes | memoryview:
         """The next bytes, as many as there are up to a bound of the source; empty at the end.
 
-        What comes while this waits may be given to `take` where it arrives, and wakes nobody as
-        long as all of it is taken: for a byte and its echo that is most of the work. What `take`
-        raises is raised here.
+        A little that comes while this waits may be given to `take` where it arrives, and wakes
+        nobody as long as all of it is taken: for a byte and its echo that is most of the work. What
+        `take` raises is raised here.
         """
 
 

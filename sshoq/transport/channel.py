@@ -42,7 +42,7 @@ LEAST_CHAFF = 4
 """The size of a message with one typed character, or its echo."""
 
 SMALL = 4096
-"""Pieces of data up to this size are joined while they wait."""
+"""Pieces of data up to this size are joined while they wait, or passed on where they arrive."""
 
 MOST_PROMPT = 1024
 """Bytes that somebody may be waiting for: they leave at once when they are all there is."""
@@ -480,7 +480,7 @@ _SORT: dict[type[ChannelEvent], Callable[[Channel, ChannelEvent], None]] = {
 def _pass_on(payload: Buffer, line: Line[Buffer], take: Take | None) -> Buffer:
     """What of it has to wait in line: a reader who waits there already may have it taken at once.
     """
-    if take is None or not line.is_awaited():
+    if take is None or len(payload) > SMALL or not line.is_awaited():
         return payload
     try:
         return take(payload)

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from sshoq.forwarding.forwarder import FdSource
+from sshoq.forwarding.forwarder import TRICKLE, FdSource
 from sshoq.forwarding.relay import pump
 from sshoq.transport.channel import SinkClosed
 
@@ -71,6 +71,22 @@ def test_what_comes_while_it_waits_wakes_nobody() -> None:
         source.close()
         await pumping
         assert sink.ended
+
+    run(main)
+
+
+def test_what_is_much_wakes_the_task() -> None:
+    """It finds more, which leaves with it."""
+
+    async def main(writing: int, source: FdSource) -> None:
+        sink = Recorder(most=1 << 20)
+        pumping = asyncio.ensure_future(pump(source, sink))
+        await asyncio.sleep(0)
+        os.write(writing, bytes(TRICKLE + 1))
+        await sink.got(bytes(TRICKLE + 1))
+        assert (sink.taken, len(sink.written)) == ([], 1)
+        source.close()
+        await pumping
 
     run(main)
 
