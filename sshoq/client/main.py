@@ -320,7 +320,6 @@ class Run:
         first = self._load_engine(begun, wish)
         import asyncio
 
-        from sshoq.client.callback_faults import ending_with_faults
         from sshoq.client.fallback import TRY_SECONDS
         from sshoq.client.online import Departure, go_online
         from sshoq.client.opening import Unreachable
@@ -346,7 +345,7 @@ class Run:
         gc.freeze()  # all that was loaded stays, and need not be looked through again
         gc.enable()
         try:
-            return asyncio.run(ending_with_faults(go_online(departure)))
+            return asyncio.run(go_online(departure))
         except Unreachable as error:
             return self._meet_silence(str(error), getattr(error, "place", None))
         except PromptInterrupted as interrupted:

@@ -29,7 +29,8 @@ async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
 
 async def unless_callbacks_fail(work: Coroutine[Any, Any, Result]) -> Result:
     """What a callback raises comes out here, and ends the work. asyncio would print it and go on,
-    and the work would wait for ever for what the callback was about.
+    and the work would wait for ever for what the callback was about. What else the loop has to
+    tell is told as ever.
     """
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
@@ -39,16 +40,14 @@ async def unless_callbacks_fail(work: Coroutine[Any, Any, Result]) -> Result:
         error = context.get("exception")
         if error is None or "handle" not in context:
             loop.default_exception_handler(context)
-            return
-        failures.append(error)
-        task.cancel()
+        elif not failures:
+            failures.append(error)
+            task.cancel()
 
     loop.set_exception_handler(note)
     try:
         return await work
-    except asyncio.CancelledError:
+    finally:  # also when the work has hidden the cancellation, or raised something on the way out
+        loop.set_exception_handler(None)
         if failures:
             raise failures[0] from None
-        raise
-    finally:
-        loop.set_exception_handler(None)

@@ -387,8 +387,6 @@ class Conversation:
             self._owner.fault("the peer permits no control stream")
             self.engine.close(Code.STREAM_CREATION_ERROR, "the peer permits no control stream")
             return
-        except StreamClosed:  # it has closed with the end of the handshake
-            return
         self.engine.write(control, self.state.control_stream())
         self._owner.send_ready()
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import pytest
 
@@ -45,16 +49,62 @@ def test_what_a_task_raises_ends_the_block() -> None:
     assert [str(error) for error in caught.value.exceptions] == ['"the task\'s"']
 
 
-def test_what_a_callback_raises_ends_the_work() -> None:
-    def fail() -> None:
-        raise KeyError("the callback's")
+def fail() -> None:
+    raise KeyError("the callback's")
 
-    async def work() -> None:
-        asyncio.get_running_loop().call_soon(fail)
-        await asyncio.Event().wait()
 
-    async def test() -> None:
-        await unless_callbacks_fail(work())
+async def wait() -> None:
+    asyncio.get_running_loop().call_soon(fail)
+    await asyncio.Event().wait()
 
+
+async def wait_in_groups() -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(wait())
+
+
+async def hide_the_cancellation() -> None:
+    with contextlib.suppress(asyncio.CancelledError):
+        await wait()
+
+
+async def fail_on_the_way_out() -> None:
+    try:
+        await wait()
+    finally:
+        raise OSError("on the way out")
+
+
+@pytest.mark.parametrize("work", [wait, wait_in_groups, hide_the_cancellation, fail_on_the_way_out])
+def test_what_a_callback_raises_ends_the_work(
+    work: Callable[[], Coroutine[Any, Any, None]],
+) -> None:
     with pytest.raises(KeyError, match="the callback's"):
-        asyncio.run(test())
+        asyncio.run(unless_callbacks_fail(work()))
+
+
+def test_without_such_a_fault_the_work_ends_as_it_does() -> None:
+    async def done() -> int:
+        return 7
+
+    async def broken() -> int:
+        raise OSError("no")
+
+    assert asyncio.run(unless_callbacks_fail(done())) == 7
+    with pytest.raises(OSError, match="no"):
+        asyncio.run(unless_callbacks_fail(broken()))
+
+
+def test_a_task_that_nobody_asks_is_only_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    async def work() -> int:
+        async def forgotten() -> None:
+            fail()
+
+        task = asyncio.get_running_loop().create_task(forgotten())
+        await asyncio.sleep(0)
+        del task
+        gc.collect()
+        return 7
+
+    assert asyncio.run(unless_callbacks_fail(work())) == 7
+    assert "never retrieved" in caplog.text
