@@ -168,7 +168,7 @@ class Authentication:
             self._offered = tuple(method for method in reply.methods if method in METHODS)
             offered = ",".join(self._offered)
             self._log.debug(f"Authentications that can continue: {offered}")
-        if reply.is_partial:
+        if reply.is_partial and authorization is not None:  # nothing cannot have been a success
             self._log.verbose(f'Authenticated using "{self._method}" with partial success.')
             raise _PartialSuccess
         return reply

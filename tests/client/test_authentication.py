@@ -654,6 +654,18 @@ def test_server_that_always_wants_more_is_given_up(scene: Scene) -> None:
     assert len(scene.answers) > 50
 
 
+def test_server_that_calls_nothing_a_success_is_refused_like_any_other(scene: Scene) -> None:
+    async def want_more(authorization: str | None) -> Reply:
+        return Reply(False, (), is_partial=True)
+
+    nothing = wishes(methods=("publickey",))
+    login = Authentication(
+        nothing, [], ScriptedPrompter(scene, batch=True), scene.log, now=lambda: NOW
+    )
+    with pytest.raises(Failure, match=r"Permission denied \(\)\."):
+        asyncio.run(login.run(CONVERSATION, want_more))
+
+
 def test_server_that_lets_everybody_in_needs_no_secret(scene: Scene) -> None:
     async def let_in(authorization: str | None) -> Reply:
         return Reply(authorization is None)
