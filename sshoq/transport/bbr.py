@@ -298,6 +298,8 @@ class Bbr(Controller):
         """At the beginning of a round: what the one before has shown."""
         self._phase_rounds += 1
         self._queue_losses.begin_round()
+        if self.phase is Phase.STARTUP:
+            self._queue_losses.settle()  # what is lost there says nothing of the line
         delivered = self._delivered - self._round_delivered_from
         heavy = self._is_heavy(self._round_lost, delivered + self._round_lost)
         if self.phase is Phase.STARTUP:
@@ -346,8 +348,6 @@ class Bbr(Controller):
         self.congestion_window = max(self.congestion_window - count, self.least_window)
         if self._queue_losses.note_lost(count / self.datagram_size):
             self._give_way(packets, count, now)
-        if self.phase is Phase.STARTUP:
-            self._queue_losses.settle()  # what is lost here says nothing of the line
         snapshot = _snapshot_of(packets[-1])
         if snapshot is None or self.phase is not Phase.UP:
             return

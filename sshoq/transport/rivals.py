@@ -40,7 +40,7 @@ fills a queue again."""
 CHANCE = 4.0
 """Standard deviations from what the line loses anyway. It is asked after each loss."""
 
-ASSUMED_LOST, ASSUMED_SEEN = 0.5, 200.0
+ASSUMED_LOST, ASSUMED_SEEN = 1.0, 200.0
 """Of the line, before it is known."""
 
 MOST_REMEMBERED = 16384.0
@@ -92,6 +92,8 @@ class QueueLosses:
         if self._is_long:
             self._seen += packets
             return
+        if self._settling:
+            return  # nor are losses counted
         self._line_seen += packets
         if self._line_seen > MOST_REMEMBERED:
             self._line_seen /= 2
@@ -125,8 +127,8 @@ class QueueLosses:
 
 # ------------------------------------------------------------------------------------ the contest
 
-CROWDED = 1.35
-PATIENCE = 12
+CROWDED = 1.15
+PATIENCE = 8
 """Round trips in a row, so many times the shortest all through, after which the queue is somebody
 else's: one's own would have gone. Where the ends are busy, somewhat longer ones are no queue."""
 
