@@ -169,9 +169,9 @@ class _Run:
             pass  # our way leads on
         client.watch_server(options.server_alive_interval, options.server_alive_count_max)
         if options.channel_timeouts:
-            from sshoq.client.channel_timeouts import ChannelTimeouts
+            from sshoq.forwarding.channel_timeouts import ChannelTimeouts
 
-            ChannelTimeouts(client.conversation, options.channel_timeouts, self._log).watch()
+            ChannelTimeouts(client.conversation, options.channel_timeouts, self._log.debug).watch()
 
     async def _converse(self, client: ClientConversation) -> int:
         await self._log_in(client)
@@ -190,9 +190,9 @@ class _Run:
         options = self._options  # perhaps without what an untrusted host must not get
         client.watch_server(options.server_alive_interval, options.server_alive_count_max)
         if options.channel_timeouts:
-            from sshoq.client.channel_timeouts import ChannelTimeouts
+            from sshoq.forwarding.channel_timeouts import ChannelTimeouts
 
-            ChannelTimeouts(client.conversation, options.channel_timeouts, self._log).watch()
+            ChannelTimeouts(client.conversation, options.channel_timeouts, self._log.debug).watch()
         if self._files_wish is not None:  # and nothing else, as for scp and sftp
             return self._report(client, await self._run_files(client, self._files_wish))
         is_needed = wishes.forwards_anything(options, self._agent, self._display)

@@ -270,15 +270,17 @@ class SessionHost:
         return await self._display.open(request)
 
     async def _start_shell(self, request: Shell) -> bool:
-        return await self._start(StartProgram.SHELL, "")
+        return await self._start(StartProgram.SHELL, "", "session:shell")
 
     async def _start_command(self, request: Exec) -> bool:
-        return await self._start(StartProgram.EXEC, request.command)
+        return await self._start(StartProgram.EXEC, request.command, "session:command")
 
     async def _start_subsystem(self, request: Subsystem) -> bool:
-        return await self._start(StartProgram.SUBSYSTEM, request.subsystem)
+        name = request.subsystem
+        return await self._start(StartProgram.SUBSYSTEM, name, f"session:subsystem:{name}")
 
-    async def _start(self, kind: int, command: str) -> bool:
+    async def _start(self, kind: int, command: str, purpose: str) -> bool:
+        self._channel.kind = purpose
         if self._state.agent_wanted:  # a Go client cannot be told that it gets none
             await self._agent.open(self._number)
         leader = self._leader = await self._login.leader()

@@ -139,6 +139,9 @@ class Options:
     max_sessions: int
     client_alive_interval: int
     client_alive_count_max: int
+    channel_timeout: tuple[str, ...]
+    """type=time each."""
+    unused_connection_timeout: int | None
     accept_env: tuple[str, ...]
     set_env: tuple[str, ...]
     """NAME=VALUE"""

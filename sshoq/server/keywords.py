@@ -538,6 +538,25 @@ def _parse_demands(line: Line) -> tuple[str, ...]:
     return tuple(name for name in TOKEN_DEMANDS if name in wanted)
 
 
+def _parse_channel_timeouts(line: Line) -> tuple[str, ...]:
+    words = line.words
+    if words and ascii_lower(words[0]) == "none":
+        if len(words) > 1:
+            raise BadLine(f'keyword {line.keyword} "none" argument must appear alone.')
+        return ()
+    for word in words:
+        kind, _, time = word.partition("=")
+        try:
+            parse_time(time if kind else "")
+        except ConfigSyntaxError:
+            raise BadValue(f"invalid channel timeout {word}") from None
+    return tuple(words)
+
+
+TIMEOUT = Kind(_word(_none_or(parse_time), "missing time value."), _show_text)
+TIMEOUTS = Kind(
+    _parse_channel_timeouts, lambda words: _joined(words or ("none",)), single=False
+)
 COMMAND = Kind(_parse_command, _show_text, single=False)
 ABSOLUTE_COMMAND = Kind(_parse_absolute_command, _show_text, single=False)
 DEMANDS = Kind(_parse_demands, lambda names: _joined(names or ("none",)), single=False)
@@ -732,6 +751,8 @@ _ROWS = [
     _row("PermitListen", PERMITTED, ("any",), MATCH),
     _row("PermitUserEnvironment", USER_ENVIRONMENT, "", GLOBAL),
     _row("PubkeyAuthOptions", DEMANDS, (), MATCH),
+    _row("UnusedConnectionTimeout", TIMEOUT, None, MATCH),
+    _row("ChannelTimeout", TIMEOUTS, (), MATCH),
     _row("PerSourcePenalties", PENALTY_TABLE, PENALTIES, GLOBAL),
     _row("PerSourcePenaltyExemptList", NETWORKS, None, GLOBAL),
     # Our own.
@@ -741,8 +762,6 @@ _ROWS = [
     _row("CertificateKey", FILE, None, GLOBAL),
     _row("DisableSFTP", FLAG, False, MATCH),
     # Limits that are not enforced.
-    _row("ChannelTimeout", UNSET, None, MATCH, REFUSED),
-    _row("UnusedConnectionTimeout", UNSET, None, MATCH, REFUSED),
     _row("RDomain", UNSET, None, MATCH, REFUSED),
     _row("HostKeyAgent", UNSET, None, GLOBAL, REFUSED),
     # Without meaning here.

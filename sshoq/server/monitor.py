@@ -351,6 +351,8 @@ class Monitor:
                     max(0, config.max_sessions),
                     config.client_alive_interval,
                     config.client_alive_count_max,
+                    config.channel_timeout,
+                    config.unused_connection_timeout or 0,
                 ),
                 [theirs.fileno()],
             )

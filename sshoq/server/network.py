@@ -13,8 +13,10 @@ import traceback
 from collections import deque
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
+from sshoq.forwarding.channel_timeouts import ChannelTimeouts, UnusedTimeout
 from sshoq.protocol.conversation import ConversationState
 from sshoq.protocol.messages import ChannelOpening
 from sshoq.protocol.outcome import Code
@@ -153,6 +155,7 @@ class NetworkProcess:
         self._alive: asyncio.TimerHandle | None = None
         self._farewell: asyncio.TimerHandle | None = None
         self._request: int | None = None
+        self._user = ""
         self._last_word: str | None = None
         """There are no more tries: the connection is closed with this, at the next one at the
         latest."""
@@ -312,6 +315,7 @@ class NetworkProcess:
             self._conversation.close(Code.NO_ERROR, self._last_word)
             return
         self._request = stream_id
+        self._user = request.user
         conversation_id = self._conversation.engine.export(
             EXPORTER_LABEL, b"", CONVERSATION_ID_LENGTH
         )
@@ -365,6 +369,24 @@ class NetworkProcess:
         self._leader.set_result(SessionLeader(end, self._lose))
         if message.client_alive_interval:
             self._watch_client(message.client_alive_interval, message.client_alive_count_max)
+        self._watch_use(message)
+
+    def _watch_use(self, message: LoginOpened) -> None:
+        if message.channel_timeouts:
+            ChannelTimeouts(
+                self._conversation, message.channel_timeouts, partial(self.log, DEBUG)
+            ).watch()
+        if message.unused_connection_timeout:
+            UnusedTimeout(
+                self._conversation, message.unused_connection_timeout, self._end_unused
+            ).watch()
+
+    def _end_unused(self) -> None:
+        """Without a reason for the client, as sshd."""
+        peer = self._start.peer
+        who = f"user {self._user} {peer[0]} port {peer[1]}"
+        self.log(INFO, f"terminating inactive connection from {who}")
+        self._conversation.close()
 
     @property
     def host_keys(self) -> tuple[bytes, ...]:

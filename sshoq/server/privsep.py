@@ -121,6 +121,10 @@ class LoginOpened(Message):
     max_sessions: Varint
     client_alive_interval: Varint
     client_alive_count_max: Varint
+    channel_timeouts: Annotated[tuple[str, ...], ListOf(Text)] = ()
+    """type=time each, as configured."""
+    unused_connection_timeout: Varint = 0
+    """Seconds; 0: none."""
 
 
 class LoginFailed(Message):

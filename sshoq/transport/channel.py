@@ -133,6 +133,8 @@ class Channel:
         ends the channel."""
         self.reset_code: int | None = None
         """With which the peer gave up its side, which is not the same as ending it."""
+        self.kind = ""
+        """What has become of it, as ChannelTimeout names that; else its type says it."""
         self.fault = ""
         """The rule that the peer broke here, for which the channel was closed."""
         self._conversation = conversation
@@ -265,6 +267,7 @@ class Channel:
 
     async def write_extended(self, data: Buffer) -> None:
         """Send stderr data, in the same way."""
+        self.last_used = self._loop.time()
         self._send(self.state.extended(STDERR, data))
         await self._drained()
 

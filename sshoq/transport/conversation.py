@@ -130,6 +130,8 @@ class Conversation:
         self.ended: Terminated | None = None
         self._owner = owner
         self._loop = asyncio.get_running_loop()
+        self.last_gone = self._loop.time()
+        """When a channel was the last to go."""
         self._transport = UdpTransport(self._loop, udp, self._receive_batches, self._unreachable)
         self._timer: asyncio.TimerHandle | None = None
         self._flush_handle: asyncio.Handle | None = None
@@ -369,6 +371,7 @@ class Conversation:
         """Both directions of the channel have ended."""
         if self.channels.get(channel.stream_id) is channel:
             del self.channels[channel.stream_id]
+            self.last_gone = self._loop.time()
             self.state.forget_channel(channel.stream_id)
             self._crowded.discard(channel.stream_id)
 

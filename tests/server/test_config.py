@@ -438,6 +438,43 @@ def test_a_limit_that_is_not_enforced_stops_the_start(tmp_path: Path, name: str)
 
 
 @pytest.mark.parametrize(
+    ("keyword", "value", "lines"),
+    [
+        ("ChannelTimeout", "a", ["config line 1: invalid channel timeout a"]),
+        ("ChannelTimeout", "=5", ["config line 1: invalid channel timeout 5"]),
+        ("ChannelTimeout", "session=x", ["config line 1: invalid channel timeout session=x"]),
+        (
+            "ChannelTimeout",
+            "none session=1",
+            [
+                'config line 1: keyword ChannelTimeout "none" argument must appear alone.',
+                "config: terminating, 1 bad configuration options",
+            ],
+        ),
+        ("UnusedConnectionTimeout", "x", ["config line 1: invalid time value."]),
+    ],
+)
+def test_timeouts_that_mean_nothing(
+    tmp_path: Path, keyword: str, value: str, lines: list[str]
+) -> None:
+    assert complaint(tmp_path, f"{keyword} {value}\n") == lines
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("ChannelTimeout none", "channeltimeout none"),
+        ("ChannelTimeout session:*=5m x11=0", "channeltimeout session:*=5m x11=0"),
+        ("UnusedConnectionTimeout none", "unusedconnectiontimeout none"),
+        ("UnusedConnectionTimeout 1m30", "unusedconnectiontimeout 90"),
+    ],
+)
+def test_timeouts_are_shown(tmp_path: Path, line: str, shown: str) -> None:
+    config = read(tmp_path, f"Match User ann\n{line}\n")
+    assert shown in dump(config, config.for_connection(user="ann"))
+
+
+@pytest.mark.parametrize(
     ("words", "shown"),
     [
         ("none", "none"),

@@ -9,9 +9,7 @@ from typing import cast
 
 import pytest
 
-from sshoq.client.channel_timeouts import ChannelTimeouts
-from sshoq.client.log import Log
-from sshoq.config.usage import DEBUG1
+from sshoq.forwarding.channel_timeouts import ChannelTimeouts, UnusedTimeout
 from sshoq.protocol.messages import ChannelOpening, DirectTcp, DirectTcpip, Session, TcpipForward
 from sshoq.transport.channel import Channel
 from sshoq.transport.conversation import Conversation
@@ -31,9 +29,8 @@ class Stage:
         self.ended: object = None
         self.closed: list[ChannelOpening] = []
         self.lines: list[str] = []
-        log = Log(DEBUG1, lambda level, line: self.lines.append(line))
         loop = cast(asyncio.AbstractEventLoop, self)
-        self.timeouts = ChannelTimeouts(cast(Conversation, self), words, log, loop)
+        self.timeouts = ChannelTimeouts(cast(Conversation, self), words, self.lines.append, loop)
         self.timeouts.watch()
 
     def time(self) -> float:
@@ -42,7 +39,7 @@ class Stage:
     def call_later(self, delay: float, call: Callable[[], None]) -> None:
         self.due.append((self.now + delay, call))
 
-    def open(self, opening: ChannelOpening) -> Channel:
+    def open(self, opening: ChannelOpening, kind: str = "") -> Channel:
         number = len(self.channels)
 
         def close() -> None:
@@ -50,7 +47,7 @@ class Stage:
             del self.channels[number]
 
         state = SimpleNamespace(opening=opening)
-        channel = SimpleNamespace(state=state, last_used=self.now, close=close)
+        channel = SimpleNamespace(state=state, last_used=self.now, close=close, kind=kind)
         self.channels[number] = cast(Channel, channel)
         return self.channels[number]
 
@@ -73,7 +70,7 @@ def test_idle_channel_is_closed_and_a_used_one_is_not() -> None:
     assert stage.closed == []
     stage.advance(2)
     assert stage.closed == [SESSION]
-    assert stage.lines == ["debug1: session channel: closing after 10s of inactivity"]
+    assert stage.lines == ["session channel: closing after 10s of inactivity"]
     stage.advance(5)
     assert stage.closed == [SESSION, FORWARD]
 
@@ -138,3 +135,75 @@ def test_watch_ends_with_the_conversation() -> None:
 
 def test_nothing_is_watched_where_nothing_times_out() -> None:
     assert Stage("session=0").due == []
+
+
+def test_what_a_session_has_become_has_its_own_rule() -> None:
+    stage = Stage("session:shell=5", "session:subsystem:*=1")
+    stage.open(SESSION)
+    stage.open(SESSION, "session:shell")
+    stage.open(SESSION, "session:subsystem:sftp")
+    stage.advance(3)
+    assert len(stage.closed) == 1
+    stage.advance(10)
+    assert len(stage.closed) == 2
+    assert stage.lines[-1] == "session:shell channel: closing after 5s of inactivity"
+
+
+class Unused(Stage):
+    """A connection that may do without channels for ten seconds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ends: list[float] = []
+        self.last_gone = 0.0
+        loop = cast(asyncio.AbstractEventLoop, self)
+        conversation = cast(Conversation, self)
+        UnusedTimeout(conversation, 10, lambda: self.ends.append(self.now), loop).watch()
+
+    def close_all(self) -> None:
+        self.channels.clear()
+        self.last_gone = self.now
+
+
+def test_a_connection_that_is_never_used_ends() -> None:
+    stage = Unused()
+    stage.advance(9)
+    assert stage.ends == []
+    stage.advance(50)
+    assert stage.ends == [110]
+
+
+def test_a_channel_keeps_the_connection_until_it_goes() -> None:
+    stage = Unused()
+    stage.advance(5)
+    stage.open(SESSION)
+    stage.advance(98)
+    stage.close_all()
+    stage.advance(9)
+    assert stage.ends == []
+    stage.advance(50)
+    assert stage.ends == [213]
+
+
+def test_a_channel_between_two_looks_is_not_missed() -> None:
+    stage = Unused()
+    stage.advance(1)
+    stage.open(SESSION)
+    stage.advance(7)
+    stage.close_all()
+    stage.advance(50)
+    assert stage.ends == [118]
+
+
+def test_a_listener_keeps_no_connection() -> None:
+    stage = Unused()
+    stage.open(TcpipForward("", 0))
+    stage.advance(50)
+    assert stage.ends == [110]
+
+
+def test_nobody_ends_what_has_ended() -> None:
+    stage = Unused()
+    stage.ended = "ended"
+    stage.advance(50)
+    assert (stage.ends, stage.due) == ([], [])
