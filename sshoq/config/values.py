@@ -333,12 +333,12 @@ OLD_TOS = ("lowdelay", "throughput", "reliability")
 
 def qos(line: Line) -> object:
     """(interactive, bulk) as values of the IP header's field; None leaves it alone."""
-    interactive = _qos_value(line.take())
+    interactive = qos_value(line.take())
     word = line.take()
-    return interactive, (interactive if word is None else _qos_value(word))
+    return interactive, (interactive if word is None else qos_value(word))
 
 
-def _qos_value(word: str | None) -> int | None:
+def qos_value(word: str | None) -> int | None:
     name = ascii_lower(word or "")
     if name == "none" or name in OLD_TOS:
         return None

@@ -34,6 +34,7 @@ from sshoq.server.keywords import (
     KEYWORDS,
     LATER,
     MERGE,
+    REFUSED,
     SILENT,
     UNSUPPORTED,
     VOID,
@@ -75,6 +76,8 @@ class Options:
     listen_address: tuple[Listen, ...]
     host_key: tuple[str, ...]
     """() when none is named: then sshd's are looked for."""
+    host_certificate: tuple[str, ...]
+    """Looked at, and shown to nobody."""
     host_key_algorithms: str
     pid_file: str | None
     log_level: str
@@ -714,7 +717,7 @@ def dump(config: ServerConfig, login: LoginConfig) -> list[str]:
     """`-T`: the values that hold, a line each, as sshd prints them."""
     lines = [f"port {port}" for port in config.port]
     for keyword in KEYWORDS.values():
-        if keyword.name == "Port" or keyword.kind.parse.__name__ in ("_ignore",):
+        if keyword.name == "Port" or keyword.treatment in (VOID, REFUSED):
             continue
         if keyword.name == "ListenAddress":
             lines += [f"listenaddress {show_endpoint(*end)}" for end in config.listen_endpoints()]

@@ -11,9 +11,11 @@ from sshoq.server import log
 from sshoq.server.children import raise_descriptor_limit
 
 
-def settle_process() -> None:
-    """Nothing of what our starter had open, and files that nobody else may write."""
-    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+def settle_process(log_descriptor: int) -> None:
+    """Nothing of what our starter had open but the log, and files that nobody else may write."""
+    kept = max(2, log_descriptor)
+    os.closerange(3, kept)
+    os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
     os.umask(os.umask(0o077) | 0o022)
     raise_descriptor_limit()
 

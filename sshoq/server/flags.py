@@ -14,9 +14,9 @@ from sshoq.config.usage import COMPATIBLE_VERSION
 from sshoq.server.config import DEFAULT_PORT, parse_test_spec
 
 USAGE = """\
-usage: sshoq-server [-46DdeqTtV] [-C connection_spec] [-E log_file]
-                    [-f config_file] [-g login_grace_time] [-h host_key_file]
-                    [-o option] [-p port]
+usage: sshoq-server [-46DdeqTtV] [-C connection_spec] [-c host_cert_file]
+                    [-E log_file] [-f config_file] [-g login_grace_time]
+                    [-h host_key_file] [-o option] [-p port]
        sshoq-server [-bind address] [-url-path path] [-cert file] [-key file]
                     [-generate-selfsigned-cert] [-enable-password-login]
                     [-disable-sftp] [-v] [-version]"""
@@ -255,11 +255,13 @@ def _set_letter_value(invocation: Invocation, letter: str, value: str) -> None:
         invocation.overrides.append(value)
     elif letter == "h":
         invocation.overrides.append(f'HostKey "{value}"')
+    elif letter == "c":
+        invocation.overrides.append(f'HostCertificate "{value}"')
     elif letter == "p":
         _set_port(invocation, value)
     elif letter == "g":
         _set_grace(invocation, value)
-    # -b, -c, -k and -u have no meaning here.
+    # -b, -k and -u have no meaning here.
 
 
 def _set_port(invocation: Invocation, value: str) -> None:

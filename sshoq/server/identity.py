@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING
 
 from sshoq.auth.certificates import make_host_certificate
 from sshoq.auth.host_key_proof import MAX_KEYS, prove_key
+from sshoq.auth.keys import KeyFormatError, PublicKey
 from sshoq.auth.private_keys import (
     KeyFileError,
     KeyFileSkipped,
     PrivateKey,
     load_private_key,
+    load_public_half,
 )
+from sshoq.auth.ssh_certificates import parse_certificate
 from sshoq.server import log
 from sshoq.server.config import ServerConfig
 
@@ -158,6 +161,7 @@ class Identity:
 def load_identity(config: ServerConfig) -> Identity:
     """As configured, else sshd's host keys, else a key of our own, made once."""
     named = [key for path in config.host_key if (key := _load_named(path))]
+    _look_at_certificates(config.host_certificate, [key.public_key for _, key in named])
     if config.certificate is not None and config.certificate_key is not None:
         shown = _from_pem(config.certificate, config.certificate_key)
         return Identity([shown, *_show(config, named)], prefers_first=True)
@@ -186,6 +190,22 @@ def _show(config: ServerConfig, keys: "list[tuple[str, PrivateKey]]") -> list[Sh
             continue
         shown.append(ShownKey((make_host_certificate(key),), key, path))
     return shown
+
+
+def _look_at_certificates(paths: Iterable[str], keys: list[PublicKey]) -> None:
+    """HostCertificate: TLS has no use for them, but sshd tells of those that cannot be."""
+    for path in paths:
+        public = load_public_half(path)
+        if public is None:
+            log.error(f'Could not load host certificate "{path}": No such file or directory')
+            continue
+        try:
+            shown = parse_certificate(public.blob).key
+        except KeyFormatError:
+            log.error(f"Certificate file is not a certificate: {path}")
+            continue
+        if shown not in keys:
+            log.error(f"No matching private key for certificate: {path}")
 
 
 def _is_allowed(key: PrivateKey, allowed: list[str]) -> bool:

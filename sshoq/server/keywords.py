@@ -9,6 +9,13 @@ and knows no Match.
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from sshoq.config.algorithms import (
+    list_error,
+    unknown_cipher,
+    unknown_gss_kex,
+    unknown_kex,
+    unknown_mac,
+)
 from sshoq.config.lexer import (
     ConfigSyntaxError,
     ascii_lower,
@@ -16,9 +23,11 @@ from sshoq.config.lexer import (
     parse_mask,
     parse_number,
     parse_port_number,
+    parse_size,
     parse_time,
 )
 from sshoq.config.patterns import AddressListError, match_address_list, match_cidr_list
+from sshoq.config.values import qos_value
 from sshoq.server.log import FACILITIES, LEVELS
 
 
@@ -167,6 +176,12 @@ PATH = Kind(_word(_none_or(str), "missing file name."), _show_text)
 """Not made absolute: it holds tokens."""
 FILES = Kind(
     _word(lambda text: (_absolute(text),), "missing file name."), lambda paths: list(paths), APPEND
+)
+FILES_OR_NONE = FILES._replace(
+    parse=_word(
+        lambda text: () if ascii_lower(text) == "none" else (_absolute(text),),
+        "missing file name.",
+    )
 )
 USER = Kind(_word(_none_or(str), "missing argument."), _show_text)
 
@@ -633,6 +648,69 @@ def _ignore(line: Line) -> None:
 IGNORED = Kind(_ignore, _show_text, single=False)
 
 
+def _names(check: Callable[[str], str | None], complaint: str, *, kex: bool = False) -> Kind:
+    """A list of algorithms of SSH's transport; `complaint` has a %s for it."""
+
+    def read(line: Line) -> str:
+        if not line.words or not line.words[0]:
+            raise BadValue(f"{line.keyword} missing argument.")
+        unknown = list_error(line.words[0], check)
+        if unknown is None:
+            return line.words[0]
+        details = [f'Unsupported KEX algorithm "{unknown}"'] if kex and unknown else []
+        raise BadValue(complaint % line.words[0], *details)
+
+    return Kind(read, _show_text)
+
+
+def _parse_qos(line: Line) -> tuple[str, ...]:
+    if not line.words or not line.words[0]:
+        raise BadValue(f"{line.keyword} missing argument.")
+    for word in line.words[:2]:
+        try:
+            qos_value(word)
+        except ConfigSyntaxError as error:
+            raise BadValue(str(error)) from None
+    if len(line.words) > 2:
+        raise BadLine(f"keyword {line.keyword} extra arguments at end of line")
+    return tuple(line.words)
+
+
+def _parse_rekey_limit(line: Line) -> tuple[str, ...]:
+    words = line.words
+    if not words or not words[0]:
+        raise BadValue(f"{line.keyword} missing argument.")
+    _check_rekey_size(line.keyword, words[0])
+    if len(words) > 1 and words[1] != "none":
+        try:
+            parse_time(words[1])
+        except ConfigSyntaxError as error:
+            raise BadValue(str(error)) from None
+    if len(words) > 2:
+        raise BadLine(f"keyword {line.keyword} extra arguments at end of line")
+    return tuple(words)
+
+
+def _check_rekey_size(keyword: str, word: str) -> None:
+    try:
+        size = 0 if word == "default" else parse_size(word)
+    except ConfigSyntaxError as error:
+        raise BadValue(str(error).replace("Bad number", f"Bad {keyword} number")) from None
+    if size != 0 and size < 16:
+        raise BadValue(f"{keyword} too small")
+
+
+CIPHERS = _names(unknown_cipher, "Bad SSH2 cipher spec '%s'.")
+MACS = _names(unknown_mac, "Bad SSH2 mac spec '%s'.")
+KEX = _names(unknown_kex, "Bad SSH2 KexAlgorithms '%s'.", kex=True)
+GSS_KEX = _names(unknown_gss_kex, "Bad GSSAPI KexAlgorithms '%s'.", kex=True)
+QOS = Kind(_parse_qos, _show_text, single=False)
+REKEY_LIMIT = Kind(_parse_rekey_limit, _show_text, single=False)
+COMPRESSION = _choice("yes", "delayed", "no")
+RHOSTS = _choice("yes", "no", "shosts-only")
+TEXT = Kind(lambda line: line.words, _show_text)
+
+
 def _harmless_only(*values: str) -> Kind:
     """The values that ask for nothing."""
 
@@ -735,6 +813,7 @@ _ROWS = [
     _row("SyslogFacility", _log_name(FACILITIES, "facility"), "AUTH", GLOBAL),
     _row("AuthorizedKeysFile", KEY_FILES, (".ssh/authorized_keys", ".ssh/authorized_keys2"), MATCH),
     _row("HostKey", FILES, (), GLOBAL),
+    _row("HostCertificate", FILES_OR_NONE, (), GLOBAL),
     _row("AllowUsers", PATTERNS, (), MATCH),
     _row("DenyUsers", PATTERNS, (), MATCH),
     _row("AllowGroups", PATTERNS, (), MATCH),
@@ -766,39 +845,37 @@ _ROWS = [
     _row("HostKeyAgent", UNSET, None, GLOBAL, REFUSED),
     # Without meaning here.
     *[
-        _row(name, IGNORED, None, in_match, VOID)
-        for name, in_match in (
-            ("Ciphers", GLOBAL),
-            ("Compression", GLOBAL),
-            ("DebianBanner", GLOBAL),
-            ("GSSAPIAuthentication", MATCH),
-            ("GSSAPICleanupCredentials", GLOBAL),
-            ("GSSAPIDelegateCredentials", GLOBAL),
-            ("GSSAPIKexAlgorithms", GLOBAL),
-            ("GSSAPIKeyExchange", GLOBAL),
-            ("GSSAPIStoreCredentialsOnRekey", GLOBAL),
-            ("GSSAPIStrictAcceptorCheck", GLOBAL),
-            ("HostCertificate", GLOBAL),
-            ("HostbasedAcceptedAlgorithms", MATCH),
-            ("HostbasedAuthentication", MATCH),
-            ("HostbasedUsesNameFromPacketOnly", MATCH),
-            ("IPQoS", MATCH),
-            ("IgnoreRhosts", MATCH),
-            ("IgnoreUserKnownHosts", GLOBAL),
-            ("KerberosAuthentication", MATCH),
-            ("KerberosGetAFSToken", GLOBAL),
-            ("KerberosOrLocalPasswd", GLOBAL),
-            ("KerberosTicketCleanup", GLOBAL),
-            ("KexAlgorithms", GLOBAL),
-            ("LogVerbose", MATCH),
-            ("Macs", GLOBAL),
-            ("ModuliFile", GLOBAL),
-            ("RekeyLimit", MATCH),
-            ("SecurityKeyProvider", GLOBAL),
-            ("SshdAuthPath", GLOBAL),
-            ("SshdSessionPath", GLOBAL),
-            ("TCPKeepAlive", GLOBAL),
-            ("VersionAddendum", GLOBAL),
+        _row(name, kind, None, in_match, VOID)
+        for name, kind, in_match in (
+            ("Ciphers", CIPHERS, GLOBAL),
+            ("Compression", COMPRESSION, GLOBAL),
+            ("DebianBanner", FLAG, GLOBAL),
+            ("GSSAPIAuthentication", FLAG, MATCH),
+            ("GSSAPICleanupCredentials", FLAG, GLOBAL),
+            ("GSSAPIDelegateCredentials", FLAG, GLOBAL),
+            ("GSSAPIKexAlgorithms", GSS_KEX, GLOBAL),
+            ("GSSAPIKeyExchange", FLAG, GLOBAL),
+            ("GSSAPIStoreCredentialsOnRekey", FLAG, GLOBAL),
+            ("GSSAPIStrictAcceptorCheck", FLAG, GLOBAL),
+            ("HostbasedAcceptedAlgorithms", ALGORITHMS, MATCH),
+            ("HostbasedAuthentication", FLAG, MATCH),
+            ("HostbasedUsesNameFromPacketOnly", FLAG, MATCH),
+            ("IPQoS", QOS, MATCH),
+            ("IgnoreRhosts", RHOSTS, MATCH),
+            ("IgnoreUserKnownHosts", FLAG, GLOBAL),
+            ("KerberosAuthentication", FLAG, MATCH),
+            ("KerberosOrLocalPasswd", FLAG, GLOBAL),
+            ("KerberosTicketCleanup", FLAG, GLOBAL),
+            ("KexAlgorithms", KEX, GLOBAL),
+            ("LogVerbose", IGNORED, MATCH),
+            ("Macs", MACS, GLOBAL),
+            ("ModuliFile", FILE, GLOBAL),
+            ("RekeyLimit", REKEY_LIMIT, MATCH),
+            ("SecurityKeyProvider", TEXT, GLOBAL),
+            ("SshdAuthPath", TEXT, GLOBAL),
+            ("SshdSessionPath", TEXT, GLOBAL),
+            ("TCPKeepAlive", FLAG, GLOBAL),
+            ("VersionAddendum", IGNORED, GLOBAL),
         )
     ],
 ]
@@ -833,5 +910,5 @@ DEPRECATED = frozenset(
 """sshd says "Deprecated option" and goes on."""
 
 SILENT = frozenset(("protocol",))
-UNSUPPORTED = frozenset(("kerberostgtpassing", "afstokenpassing"))
+UNSUPPORTED = frozenset(("kerberostgtpassing", "afstokenpassing", "kerberosgetafstoken"))
 """sshd says "Unsupported option" and goes on: methods that it could have been built with."""

@@ -72,13 +72,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The program. Returns its exit status."""
     fill_standard_descriptors()
     log.to_stderr(log.INFO)
+    tell = log.complain
     try:
         invocation = parse_command_line(list(sys.argv[1:] if arguments is None else arguments))
+        if invocation.log_file is not None and invocation.mode in _LOGGING_MODES:
+            _open_named_log(invocation.log_file)
+            tell = log.error
         return _MODES[invocation.mode](invocation)
     except (UsageError, ConfigError, IdentityError) as error:
         for line in error.lines:
-            log.complain(line)
+            tell(line)
         return error.status
+
+
+def _open_named_log(path: str) -> None:
+    """`-E`: as with sshd, whatever is wrong with the rest is told there already."""
+    try:
+        log.to_file(path, log.INFO)
+    except OSError as error:
+        raise UsageError(f"Couldn't open logfile {path}: {error.strerror}") from None
 
 
 def _show_version(invocation: Invocation) -> int:
@@ -128,7 +140,7 @@ def serve(invocation: Invocation, run_monitor: RunMonitor, router_code: str = RO
     """The files that are named may be descriptors of our starter's, which we do not keep."""
     config = read_configuration(invocation)
     identity = read_identity(invocation, config)
-    settle_process()
+    settle_process(log.descriptor())
     return Server(invocation, config, identity, run_monitor, router_code).run()
 
 
@@ -139,6 +151,7 @@ _MODES = {
     "dump": _dump,
     "serve": _serve,
 }
+_LOGGING_MODES = ("test", "dump", "serve")
 
 
 def read_configuration(invocation: Invocation) -> ServerConfig:

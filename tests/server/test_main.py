@@ -167,7 +167,7 @@ def test_it_says_where_it_listens_and_writes_its_pid(server: FakeServer) -> None
 def test_a_newcomer_gets_a_monitor_that_knows_both_addresses(server: FakeServer) -> None:
     client = server.client().connect()
     mine = client.udp.getsockname()
-    assert client.ask("facts") == repr((mine[0], mine[1], "127.0.0.1", server.port))
+    assert client.ask("facts") == repr((mine[0], mine[1], "127.0.0.1", server.port, None))
     assert len(client.ask("signature")) == 128
 
 
@@ -349,7 +349,7 @@ def test_a_log_that_cannot_be_opened_stops_the_start(
 ) -> None:
     server = FakeServer(place, (), ("-E", str(place / "no" / "log")), "127.0.0.1", free_port())
     servers.append(server)
-    assert server.process.wait(WAIT) == 255
+    assert server.process.wait(WAIT) == 1
     assert (
         server.complaint() == f"Couldn't open logfile {place}/no/log: No such file or directory\n"
     )
