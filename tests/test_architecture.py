@@ -24,6 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "wire": set(),
     "der": set(),
     "listening": set(),
+    "process_title": set(),
     "file_frames": {"wire"},
     "protocol": {"wire"},
     "auth": {"der", "wire"},
@@ -32,11 +33,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "forwarding": {"transport", "config", "auth", "protocol", "listening", "wire"},
     "client": {
         *("forwarding", "transport", "config", "auth", "protocol"),
-        *("file_frames", "listening", "wire"),
+        *("file_frames", "listening", "process_title", "wire"),
     },
     "server": {
         *("forwarding", "transport", "config", "auth", "protocol"),
-        *("file_frames", "listening", "wire"),
+        *("file_frames", "listening", "process_title", "wire"),
     },
     "paramiko": set(),
     "__main__": {"client"},

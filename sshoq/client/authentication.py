@@ -104,6 +104,8 @@ class Authentication:
         self._offered: tuple[str, ...] = UNASKED
         self._has_asked = False
         self._loaded: dict[str, PrivateKey] = {}
+        self._flaws: dict[str, str] = {}
+        """By file: what is wrong with keys that the server may not even want."""
         self._method = "none"
         self._send: Send | None = None
         self._spent: list[Candidate] = []
@@ -186,7 +188,7 @@ class Authentication:
         await self._take_card_keys()
         for candidate in self._candidates:
             if "publickey" not in self._offered:
-                return False
+                break
             if candidate in self._spent:
                 continue
             try:
@@ -196,6 +198,7 @@ class Authentication:
                 continue
             if signer and await self._try_key(candidate, signer, conversation_id):
                 return True
+        self._tell_flaws()
         if self._prompter.batch:  # a token may be touched all the same
             waiting = [candidate for candidate in waiting if self._is_on_token(candidate)]
         if not waiting:
@@ -227,7 +230,7 @@ class Authentication:
             if ask is _refuse_to_ask:  # a touch is asked for when nothing else has helped
                 raise PromptNeeded
             return self._hardware_keys().on_token(holder.name, holder.public)
-        key = self._loaded.get(holder.name) or self._load_file(holder.name, ask, tries)
+        key = self._loaded.get(holder.name) or self._load_file(holder, ask, tries)
         if key is None:
             return None
         if candidate.certificate is not None:
@@ -257,9 +260,10 @@ class Authentication:
         self._candidates = [*self._candidates[:place], *usable, *self._candidates[place:]]
 
     def _load_file(
-        self, path: str, ask: Callable[[str], str | None], tries: int
+        self, holder: Candidate, ask: Callable[[str], str | None], tries: int
     ) -> PrivateKey | None:
         """Kept, since a key may also have to sign for its certificate."""
+        path = holder.name
         self._log.debug(f"Trying private key: {path}")
         try:
             key = load_private_key(path, ask, tries)
@@ -267,11 +271,20 @@ class Authentication:
             self._log.debug3(f"no such identity: {skipped}")
             return None
         except KeyFileError as error:
-            for line in str(error).splitlines():
-                self._log.error(line)
+            self._flaws[path] = str(error)
+            if holder.key is None or ask is not _refuse_to_ask:
+                self._tell_flaws()
             return None
         self._loaded[path] = key
         return key
+
+    def _tell_flaws(self) -> None:
+        """ssh looks into a file whose public half it knows once the server wants that key. We have
+        to sign to find out, so what is wrong is told when no other key has let us in."""
+        for flaw in self._flaws.values():
+            for line in flaw.splitlines():
+                self._log.error(line)
+        self._flaws.clear()
 
     async def _load_with_prompts(self, candidate: Candidate) -> Signer | None:
         def load() -> Signer | None:

@@ -80,8 +80,9 @@ class Interview:
 
     def _ask_one(self, prompt: Prompt) -> str | None:
         question = printable(f"({self._account}) {prompt.text}")
-        ask = self._prompter.answer if prompt.is_shown else self._prompter.secret
-        return ask(question)
+        if prompt.is_shown:
+            return self._prompter.answer(question, refusal="")
+        return self._prompter.secret(question)
 
     def _authorization(self, answers: list[str]) -> str:
         try:

@@ -245,7 +245,12 @@ class _Run:
         self._session = None  # it is the parent's, who will be our client
         self._log.debug("forking to background")
         self._let_go_of_streams()
-        return background.detach(Word.SHARE if is_wanted else Word.LEAVE)
+        if not background.detach(Word.SHARE if is_wanted else Word.LEAVE):
+            return False
+        from sshoq.process_title import set_title
+
+        set_title(f"ssh: {self._options.control_path} [mux]")  # what scripts look for in ps
+        return True
 
     def _let_go_of_streams(self) -> None:
         """Whoever reads what we print waits for the end of it, and must not wait for ours."""

@@ -248,10 +248,27 @@ class ClientConversation:
             return (line,)
         if end.reason:
             return (
-                f"Received disconnect from {place}:{end.code}: {one_line(end.reason)}",
+                f"Received disconnect from {place}:{_ssh_code(end)}: {one_line(end.reason)}",
                 f"Disconnected from {place}",
             )
         return (f"Connection closed by {place}",)
+
+
+_BY_APPLICATION, _TOO_MANY, _NO_SERVICE, _PROTOCOL_ERROR = 11, 12, 7, 2
+_SSH_CODES: dict[int, int] = {
+    Code.INTERNAL_ERROR: _BY_APPLICATION,
+    Code.REQUEST_CANCELLED: _BY_APPLICATION,
+    Code.EXCESSIVE_LOAD: _TOO_MANY,
+    Code.REQUEST_REJECTED: _NO_SERVICE,
+}
+
+
+def _ssh_code(end: Terminated) -> int:
+    """RFC 4253 11.1. All that sshd ends a login for, tries too many included, is a protocol error.
+    """
+    if not end.is_application:
+        return _PROTOCOL_ERROR
+    return _SSH_CODES.get(end.code, _PROTOCOL_ERROR)
 
 
 def refuse_unasked(channel: Channel) -> None:

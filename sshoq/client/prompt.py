@@ -53,12 +53,14 @@ class Prompter:
         self.batch = batch
 
     def secret(self, question: str) -> str | None:
-        """A password or passphrase. None: nobody to ask, or no answer given."""
-        return self._ask(question, echo=False)
+        """A password or passphrase. None: nobody to ask, or the end of input. A program's refusal
+        is an empty answer, as for ssh."""
+        return self._ask(question, echo=False, refusal="")
 
-    def answer(self, question: str) -> str | None:
-        """Something that may be seen, such as yes or no."""
-        return self._ask(question, echo=True)
+    def answer(self, question: str, refusal: str | None = None) -> str | None:
+        """Something that may be seen, such as yes or no. `refusal` is what a program's comes to.
+        """
+        return self._ask(question, echo=True, refusal=refusal)
 
     def confirm(self, question: str) -> bool:
         """A permission, which ssh asks for with SSH_ASKPASS alone; without it there is none."""
@@ -71,14 +73,14 @@ class Prompter:
             self.asking = False
         return answer is not None and answer.lower() in ("", "yes")
 
-    def _ask(self, question: str, *, echo: bool) -> str | None:
+    def _ask(self, question: str, *, echo: bool, refusal: str | None) -> str | None:
         if self.batch:
             return None
         terminal = self._open_terminal()
         self.asking = True
         try:
             if self._wants_askpass(terminal is not None):
-                return self._ask_program(question)
+                return self._ask_program(question, refusal=refusal)
             if terminal is None:
                 return None
             return self._ask_terminal(terminal, question, echo=echo)
@@ -161,8 +163,11 @@ class Prompter:
 
     # ----- SSH_ASKPASS
 
-    def _ask_program(self, question: str, hint: str | None = None) -> str | None:
-        """The first line of what the program prints. An exit status other than 0 is a refusal."""
+    def _ask_program(
+        self, question: str, hint: str | None = None, refusal: str | None = None
+    ) -> str | None:
+        """The first line of what the program prints. An exit status other than 0 is a refusal.
+        None: there is no program."""
         import subprocess
 
         program = self._environ.get("SSH_ASKPASS") or DEFAULT_ASKPASS
@@ -187,7 +192,7 @@ class Prompter:
                 child.kill()
                 raise
         if child.returncode != 0:
-            return None
+            return refusal
         return printed.splitlines()[0] if printed else ""
 
     def _read_answer(self, fd: int) -> str:

@@ -285,8 +285,8 @@ class SessionRun:
             await pump(source, sink)
         except SinkClosed:
             await self._pass_by(source)
-        except OSError as error:  # a full disk
-            self._log.error(f"write: {error.strerror}")
+        except OSError as error:  # a full disk; ssh says no more of it
+            self._log.debug2(f"channel 0: write failed: {error.strerror}")
             await self._pass_by(source)
         finally:
             sink.close()

@@ -5,8 +5,9 @@ and 5 MB; ctypes takes 2 ms and 0.3 MB, and every process of the server is forke
 """
 
 import ctypes
-import functools
 import os
+
+from sshoq.process_title import set_title
 
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
@@ -17,9 +18,6 @@ PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 SECCOMP_MODE_FILTER = 2
-
-_ARG_START, _ARG_END = 45, 46
-"""In /proc/self/stat, counted from behind the name; see proc(5)."""
 
 _CAPABILITY_VERSION_3 = 0x20080522
 
@@ -53,23 +51,7 @@ def set_process_name(name: str, about: str = "") -> None:
     """What ps -e and top show, at most 15 bytes; with `about` behind it, what ps -f shows, as far
     as the command line has room."""
     _check(_prctl_with_text(PR_SET_NAME, name.encode()[:15]))
-    start, end = _command_line()
-    if start < end:
-        title = (f"{name}: {about}" if about else name).encode("utf-8", "replace")
-        room = end - start  # one for the zero behind it, without which the kernel shows more
-        ctypes.memmove(start, title[: room - 1].ljust(room, b"\0"), room)
-
-
-@functools.cache
-def _command_line() -> tuple[int, int]:
-    """Where it stands in memory, which is the same in forked processes: those that are confined by
-    now need not ask. From there Python has taken copies long ago."""
-    try:
-        with open("/proc/self/stat", "rb") as file:
-            fields = file.read().rpartition(b") ")[2].split()
-    except OSError:
-        return 0, 0
-    return int(fields[_ARG_START]), int(fields[_ARG_END])
+    set_title(f"{name}: {about}" if about else name)
 
 
 def set_seccomp_filter(program: bytes) -> None:

@@ -124,7 +124,7 @@ class ScriptedPrompter(Prompter):
         super().__init__({}, pytest.fail, batch=batch, tty="/nonexistent")
         self._scene = scene
 
-    def _ask(self, question: str, *, echo: bool) -> str | None:
+    def _ask(self, question: str, *, echo: bool, refusal: str | None) -> str | None:
         self._scene.questions.append(f"{question}(shown)" if echo else question)
         return self._scene.answers.pop(0) if self._scene.answers else None
 
@@ -454,6 +454,23 @@ def test_open_key_file_is_ignored_with_a_warning(scene: Scene) -> None:
         scene.run(wishes(path, methods=("publickey",)))
     assert scene.tried == []
     assert any("WARNING: UNPROTECTED PRIVATE KEY FILE!" in line for line in scene.lines)
+
+
+def test_open_key_file_that_was_not_needed_is_not_told_of(scene: Scene) -> None:
+    unprotected, good = scene.make_key("open"), scene.make_key("good")
+    os.chmod(unprotected, 0o644)
+    scene.accepts = {"good"}
+    assert scene.run(wishes(unprotected, good)) == "publickey"
+    assert not any("UNPROTECTED" in line for line in scene.lines)
+
+
+def test_key_file_without_a_public_half_is_told_of_at_once(scene: Scene) -> None:
+    broken, good = scene.folder / "broken", scene.make_key("good")
+    broken.write_text("no key")
+    broken.chmod(0o600)
+    scene.accepts = {"good"}
+    assert scene.run(wishes(str(broken), good)) == "publickey"
+    assert f'Load key "{broken}": error in libcrypto' in scene.lines
 
 
 def test_missing_key_file_is_passed_over(scene: Scene) -> None:

@@ -69,7 +69,7 @@ class Answering(Prompter):
         self.answers = list(answers)
         self.asked: list[str] = []
 
-    def _ask(self, question: str, *, echo: bool) -> str | None:
+    def _ask(self, question: str, *, echo: bool, refusal: str | None) -> str | None:
         self.asked.append(question)
         return self.answers.pop(0) if self.answers else None
 

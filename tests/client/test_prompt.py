@@ -154,12 +154,14 @@ def test_batch_mode_permits_nothing(permit: str) -> None:
     assert not Prompter(environ, pytest.fail, tty=NO_TTY, batch=True).confirm("May I?")
 
 
-def test_askpass_that_fails_is_no_answer(
+def test_askpass_that_fails_has_answered_nothing(
     askpass: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ASKPASS_STATUS", "1")
     environ = {"SSH_ASKPASS": askpass, "SSH_ASKPASS_REQUIRE": "force"}
-    assert Prompter(environ, pytest.fail, tty=NO_TTY).secret("?") is None
+    prompter = Prompter(environ, pytest.fail, tty=NO_TTY)
+    assert prompter.secret("?") == prompter.answer("?", refusal="") == ""
+    assert prompter.answer("?") is None
 
 
 def test_missing_askpass_is_told(tmp_path: Path) -> None:

@@ -394,7 +394,7 @@ def test_server_without_a_version_is_refused(keys: list[str]) -> None:
 @pytest.mark.parametrize(
     ("reason", "lines"),
     [
-        ("too many tries", "Received disconnect from 127.0.0.1 port {}:256: too many tries\n"
+        ("too many tries", "Received disconnect from 127.0.0.1 port {}:2: too many tries\n"
                            "Disconnected from 127.0.0.1 port {}\n"),
         ("", "Connection closed by 127.0.0.1 port {}\n"),
     ],

@@ -443,7 +443,7 @@ def test_endless_output_that_nobody_reads_ends_the_session(
     assert EndOfWrite() not in outcome.conversation.requests
 
 
-def test_output_that_cannot_be_written_is_told(ends: Ends) -> None:
+def test_of_output_that_cannot_be_written_nothing_is_said(ends: Ends) -> None:
     async def server(conversation: FakeConversation) -> None:
         conversation.accept(True)
         conversation.say(conversation.server.data(b"x" * 100))
@@ -452,7 +452,7 @@ def test_output_that_cannot_be_written_is_told(ends: Ends) -> None:
     with open("/dev/full", "wb") as full:
         os.dup2(full.fileno(), ends.stdout)
     outcome = run(ends, SessionWish("x"), server)
-    assert "write: No space left on device" in outcome.lines
+    assert [line for line in outcome.lines if not line.startswith("debug")] == []
     assert outcome.ending == Ending(0)
 
 

@@ -58,7 +58,7 @@ class Answering(Prompter):
         super().__init__({}, pytest.fail, batch=batch, tty="/nonexistent")
         self._host = host
 
-    def _ask(self, question: str, *, echo: bool) -> str | None:
+    def _ask(self, question: str, *, echo: bool, refusal: str | None) -> str | None:
         self._host.lines.append(question)
         return self._host.answers.pop(0) if self._host.answers else None
 

@@ -85,6 +85,19 @@ def test_stderr_is_unharmed_when_both_flow(client: Client) -> None:
     assert done.stderr == BLOB[:300_000]
 
 
+@pytest.mark.parametrize(("stream", "word"), [("stdout", "echo in"), ("stderr", "echo in >&2")])
+def test_of_a_full_disk_nothing_is_said(client: Client, stream: str, word: str) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            client.command(f"{word}; exit 7", flags=["-o", "BatchMode=yes"]),
+            stdin=subprocess.DEVNULL,
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: full},  # type: ignore[call-overload]  # by name
+            env=client.environment(),
+            timeout=60,
+        )
+    assert (done.returncode, done.stdout or b"", done.stderr or b"") == (7, b"", b"")
+
+
 def test_a_reader_that_stops_ends_an_endless_command(client: Client) -> None:
     """`ssh host yes | head` must end, locally and at the far side."""
     running = client.start("echo $$; exec yes")

@@ -15,7 +15,8 @@ from tests.accounts import Account, make_key
 from tests.echo import is_open
 from tests.needs import need_tools
 from tests.processes import wait_until
-from tests.programs import Client, free_port
+from tests.programs import Client, Programs, free_port
+from tests.scenarios.conftest import ClientFactory, ServerFactory
 from tests.terminal import Terminal
 
 pytestmark = pytest.mark.privileged
@@ -341,3 +342,36 @@ def test_a_log_file_that_cannot_be_had_is_told(client: Client) -> None:
     done = client.run("true", flags=["-E", "/nonexistent/log"])
     line = "Couldn't open logfile /nonexistent/log: No such file or directory"
     assert (done.returncode, said(done)) == (1, [line])
+
+
+# --------------------------------------------------------------------------- logging in
+
+
+def test_a_refused_password_is_an_empty_one(client: Client, tmp_path: Path) -> None:
+    program = tmp_path / "askpass"
+    program.write_text(f"#!/bin/sh\necho \"$1\" >>{tmp_path}/questions\nexit 1\n")
+    program.chmod(0o755)
+    flags = [*option("PreferredAuthentications", "password"), *option("NumberOfPasswordPrompts", 2)]
+    done = client.run(
+        "true", flags=flags, env={"SSH_ASKPASS": str(program), "SSH_ASKPASS_REQUIRE": "force"}
+    )
+    assert done.returncode == 255
+    asked = (tmp_path / "questions").read_text().splitlines()
+    assert asked == [f"{client.user}@127.0.0.1's password: "] * 2
+    lines = said(done)
+    assert lines[0] == "Permission denied, please try again."
+    assert lines[1].startswith(f"{client.user}@127.0.0.1: Permission denied (publickey,password")
+    assert len(lines) == 2
+
+
+def test_the_end_of_all_tries_is_told_with_sshds_number(
+    programs: Programs, start_server: ServerFactory, account: Account, connect: ClientFactory
+) -> None:
+    client = connect(start_server(programs, ["MaxAuthTries 1"]), account)
+    stranger = make_key(client.directory / "stranger")
+    done = client.run("true", flags=option("IdentityFile", stranger))
+    assert done.returncode == 255
+    assert said(done)[0] == (
+        f"Received disconnect from 127.0.0.1 port {client.server.port}:2: "
+        "Too many authentication failures"
+    )

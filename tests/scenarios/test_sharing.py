@@ -451,6 +451,18 @@ def test_a_persistent_master_without_a_session(client: Client, path: str) -> Non
     assert client.run(flags=["-S", path, "-O", "exit"]).returncode == 0
 
 
+def test_a_persistent_master_is_told_by_ps(client: Client, path: str) -> None:
+    flags = ["-S", path, "-o", "ControlMaster=auto", "-o", "ControlPersist=yes"]
+    assert client.run("true", flags=flags).returncode == 0
+    told = client.run(flags=["-S", path, "-O", "check"])
+    pid = re.search(rb"\(pid=(\d+)\)", told.stdout + told.stderr)
+    assert pid is not None
+    title = Path(f"/proc/{int(pid[1])}/cmdline")
+    expected = f"ssh: {path} [mux]".encode()
+    wait_until(lambda: title.read_bytes().rstrip(b"\0") == expected, 30, "the master's title")
+    assert client.run(flags=["-S", path, "-O", "exit"]).returncode == 0
+
+
 def test_a_persistent_master_that_cannot_log_in_says_why(
     connect: ClientFactory, start_server: ServerFactory, client: Client, account: Account, path: str
 ) -> None:
