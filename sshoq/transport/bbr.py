@@ -78,6 +78,9 @@ class Phase(Enum):
         self.span = span
 
 
+OWN_QUEUE = (Phase.STARTUP, Phase.DRAIN)
+"""The startup fills a queue until it overflows, which comes to light when that is drained."""
+
 PROBING = (Phase.STARTUP, Phase.UP)
 
 
@@ -158,6 +161,8 @@ class Bbr(Controller):
         self._up_step = 0.0
         self._queue_losses = QueueLosses()
         self._contest: Contest | None = None
+        self._own_queue_until = 0.0
+        """When the startup's own queue was there last."""
         self._long_rounds = 0
         """Round trips in a row that had a queue all along."""
         self._latest_rtt = float("inf")
@@ -246,6 +251,8 @@ class Bbr(Controller):
         self._queue_losses.note_arrival(packets, batch.rtt, self._min_rtt, now)
         if self._contest is not None:
             self._contest.acknowledged(batch)
+        if self.phase in OWN_QUEUE:
+            self._own_queue_until = now
         if batch.is_round_start:
             self._end_round()
             self._look_for_rivals(batch)
@@ -298,7 +305,7 @@ class Bbr(Controller):
         """At the beginning of a round: what the one before has shown."""
         self._phase_rounds += 1
         self._queue_losses.begin_round()
-        if self.phase is Phase.STARTUP:
+        if self.phase in OWN_QUEUE:
             self._queue_losses.settle()  # what is lost there says nothing of the line
         delivered = self._delivered - self._round_delivered_from
         heavy = self._is_heavy(self._round_lost, delivered + self._round_lost)
@@ -346,7 +353,7 @@ class Bbr(Controller):
         self._round_losses += 1
         # What was lost is not replaced before something has arrived.
         self.congestion_window = max(self.congestion_window - count, self.least_window)
-        if self._queue_losses.note_lost(count / self.datagram_size):
+        if self._queue_losses.note_lost(self._later_than_startup(packets)):
             self._give_way(packets, count, now)
         snapshot = _snapshot_of(packets[-1])
         if snapshot is None or self.phase is not Phase.UP:
@@ -356,6 +363,13 @@ class Bbr(Controller):
                 floor = YIELD * self._pipe(self.rate, self.phase.span)
                 self._long_bound = max(float(snapshot.in_flight), floor)
             self._enter_down()
+
+    def _later_than_startup(self, packets: list[Sent]) -> float:
+        """In packets. What the startup has lost comes to light for some time, and is its own
+        queue's."""
+        begun = self._own_queue_until
+        later = sum(packet.sent_bytes for packet in packets if (packet.sent_time or 0.0) > begun)
+        return later / self.datagram_size
 
     def persistent_congestion(self) -> None:
         self.congestion_window = self.least_window
@@ -387,8 +401,8 @@ class Bbr(Controller):
             self._begin_contest(share * (self.bytes_in_flight + count), now)
 
     def _begin_contest(self, window: float, now: float) -> None:
-        if self.phase in (Phase.STARTUP, Phase.PROBE_RTT):
-            return  # which fill a queue themselves, or are about to see whose it is
+        if self.phase in OWN_QUEUE or self.phase is Phase.PROBE_RTT:
+            return  # the queue is one's own, or it is about to be seen whose it is
         self._contest = Contest(self.datagram_size, window, now)
         self._enter(Phase.CONTEST)
 

@@ -18,7 +18,7 @@ from sshoq.transport.rivals import (
     is_near,
     kept_share,
 )
-from tests.shares import BYTES_PER_SECOND, QUEUES, SIZE, Path, shares
+from tests.shares import BYTES_PER_SECOND, QUEUES, ROUND_TRIP, SIZE, Path, shares
 
 SHORT, LONG = 0.05, 0.08
 
@@ -212,3 +212,21 @@ def test_when_the_other_has_gone_the_queue_becomes_short_again(queue: float) -> 
     path.run(50.0)
     assert mine.received - received > 0.9 * 10.0 * BYTES_PER_SECOND
     assert sorted(mine.round_trips)[len(mine.round_trips) // 2] < 1.3 * path.round_trip
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("queue", [0.5, 1.0])
+def test_what_the_start_loses_to_its_own_queue_begins_no_contest(queue: float, seed: int) -> None:
+    """At 200 Mbit/s these are hundreds of packets, and on a bad line the transfer is most of it
+    over before a contest is."""
+    path = Path(bytes_per_second=4 * BYTES_PER_SECOND, queue=queue, loss=0.01, seed=seed)
+    sender = path.add("bbr")
+    phases = set()
+    assert isinstance(sender.controller, Bbr)
+    for step in range(1, 80):
+        path.run(step * ROUND_TRIP)
+        phases.add(sender.controller.phase)
+    assert path.dropped > 50
+    assert Phase.STARTUP in phases
+    assert Phase.CRUISE in phases or Phase.UP in phases
+    assert Phase.CONTEST not in phases
