@@ -4,6 +4,7 @@ Prompter blocks; `run_with_prompts` lets it block in a thread while the event lo
 connection alive.
 """
 
+import contextlib
 import os
 import select
 import signal
@@ -235,12 +236,13 @@ async def run_with_prompts(prompter: Prompter, call: Callable[[], T]) -> T:
             future.set_result(result)  # type: ignore[arg-type]  # None only where T is None
 
     def run() -> None:
+        outcome: tuple[T | None, BaseException | None]
         try:
-            result = call()
+            outcome = call(), None
         except BaseException as error:
-            loop.call_soon_threadsafe(settle, None, error)
-        else:
-            loop.call_soon_threadsafe(settle, result, None)
+            outcome = None, error
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits any more
+            loop.call_soon_threadsafe(settle, *outcome)
 
     def obey(number: int) -> None:
         if prompter.asking:

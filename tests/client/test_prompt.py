@@ -201,3 +201,25 @@ def test_loop_goes_on_while_the_user_thinks(tty: Tty) -> None:
         return await run_with_prompts(prompter, lambda: prompter.secret("? "))
 
     assert asyncio.run(ask()) == "now"
+
+
+def test_an_answer_that_comes_when_the_run_is_over_is_nobodys(tmp_path: Path) -> None:
+    """pytest makes a failure of what a thread raises."""
+    asked, over = threading.Event(), threading.Event()
+    threads: list[threading.Thread] = []
+
+    def call() -> None:
+        threads.append(threading.current_thread())
+        asked.set()
+        over.wait(30)
+
+    async def main() -> None:
+        prompter = Prompter({}, lambda line: None, tty=str(tmp_path / "none"))
+        asking = asyncio.ensure_future(run_with_prompts(prompter, call))
+        await asyncio.to_thread(asked.wait, 30)
+        asking.cancel()
+
+    asyncio.run(main())
+    over.set()
+    threads[0].join(30)
+    assert not threads[0].is_alive()
