@@ -11,6 +11,7 @@ from sshoq.client.passages import Passages
 from sshoq.client.run_context import RunContext
 from sshoq.config.forward_spec import Forward
 from sshoq.config.permitted import may_open, parse_places
+from sshoq.forwarding.datagrams import UdpEnd
 from sshoq.forwarding.forwarder import SocketEnd
 from sshoq.forwarding.joint import join
 from sshoq.forwarding.relay import Sink
@@ -228,14 +229,9 @@ class RemoteForwards:
         try:
             end = await self._dial(forward)
         except OSError as error:
-            if channel.is_usable():
-                channel.refuse(RefusalReason.CONNECT_FAILED, error.strerror or str(error))
+            _refuse(channel, error)
             return
-        try:
-            channel.confirm()
-        except SinkClosed:
-            end.close()
-        else:
+        if _confirms(channel, end):
             await join(channel, end)
 
     async def _lead_datagrams_in(self, forward: Forward, channel: Channel) -> None:
@@ -244,14 +240,9 @@ class RemoteForwards:
         except OSError as error:
             where = f"{forward.connect_host} port {forward.connect_port}"
             self._log.error(f"connect_to {where}: {error.strerror or error}")
-            if channel.is_usable():
-                channel.refuse(RefusalReason.CONNECT_FAILED, error.strerror or str(error))
+            _refuse(channel, error)
             return
-        try:
-            channel.confirm()
-        except SinkClosed:
-            end.close()
-        else:
+        if _confirms(channel, end):
             await end.join(channel)
 
     async def _dial(self, forward: Forward) -> SocketEnd:
@@ -302,6 +293,21 @@ class RemoteForwards:
             self._log.error(f"connect_to {host} port {port}: {error.strerror or error}")
             await sink.write(state.failed())
             return None
+
+
+def _refuse(channel: Channel, error: OSError) -> None:
+    if channel.is_usable():
+        channel.refuse(RefusalReason.CONNECT_FAILED, error.strerror or str(error))
+
+
+def _confirms(channel: Channel, end: SocketEnd | UdpEnd) -> bool:
+    """Unless it has gone while we connected; then the end is closed."""
+    try:
+        channel.confirm()
+    except SinkClosed:
+        end.close()
+        return False
+    return True
 
 
 def _place(forward: Forward, port: int | None) -> tuple[object, ...]:

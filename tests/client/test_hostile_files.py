@@ -5,7 +5,6 @@ part of a file is left, and the user sees why.
 from __future__ import annotations
 
 import asyncio
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +22,7 @@ from sshoq.file_frames import (
     encode_frame,
 )
 from sshoq.transport.channel import Channel
+from tests.accounts import make_key
 from tests.client.little_server import LittleServer, Result, listening, to
 from tests.client.quick_client import QuickClient, quick_client
 from tests.needs import need_tools
@@ -44,9 +44,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QuickClient]:
 @pytest.fixture(scope="module")
 def key(tmp_path_factory: pytest.TempPathFactory) -> str:
     need_tools("ssh-keygen")
-    path = str(tmp_path_factory.mktemp("key") / "key")
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
-    return path
+    return str(make_key(tmp_path_factory.mktemp("key") / "key"))
 
 
 class Place(NamedTuple):

@@ -19,6 +19,7 @@ from sshoq.protocol.messages import AgentConnection, Session
 from sshoq.protocol.version import OUR_VERSION
 from sshoq.transport.channel import Channel, ChannelRefused
 from sshoq.wire import varint
+from tests.accounts import make_key
 from tests.client.little_server import EXIT_0, LittleServer, Result, Serve, listening, to
 from tests.client.quick_client import QuickClient, quick_client
 from tests.needs import need_tools
@@ -39,12 +40,8 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QuickClient]:
 
 @pytest.fixture(scope="module")
 def key(tmp_path_factory: pytest.TempPathFactory) -> str:
-    import subprocess
-
     need_tools("ssh-keygen")
-    path = str(tmp_path_factory.mktemp("key") / "key")
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
-    return path
+    return str(make_key(tmp_path_factory.mktemp("key") / "key"))
 
 
 def call(
