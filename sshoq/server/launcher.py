@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable
 from typing import NamedTuple, NoReturn
 
+from sshoq.server import signals
 from sshoq.server.privsep import (
     FilesServed,
     PrivsepSocket,
@@ -153,13 +154,7 @@ class Launcher:
 
     def reap(self) -> None:
         """Wait for those that have ended, and tell."""
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
+        for pid, status in signals.ended_children():
             session = self._running.pop(pid, None)
             if session is not None:
                 self._report_exit(session, pid, status)

@@ -354,13 +354,7 @@ class Server:
         )
 
     def _reap(self) -> None:
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
+        for pid, status in signals.ended_children():
             if pid in self._connections:
                 self._connections.note_end(pid, status)
                 self._end_debug_mode(status)

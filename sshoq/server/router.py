@@ -392,13 +392,12 @@ class Router:
         """Network processes that have ended; how, may have to be told."""
         with suppress(BlockingIOError):
             os.read(self._wakeup, 4096)
-        with suppress(ChildProcessError):
-            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
-                process = self._by_pid.pop(ended[0], None)
-                if process is not None and os.WIFSIGNALED(ended[1]):
-                    self._tell_peer(process)
-                    if os.WTERMSIG(ended[1]) in DEADLY_FAULTS:
-                        self._tell_fault(process, os.WTERMSIG(ended[1]))
+        for pid, status in signals.ended_children():
+            process = self._by_pid.pop(pid, None)
+            if process is not None and os.WIFSIGNALED(status):
+                self._tell_peer(process)
+                if os.WTERMSIG(status) in DEADLY_FAULTS:
+                    self._tell_fault(process, os.WTERMSIG(status))
 
     def _tell_peer(self, process: NetworkProcess) -> None:
         """Who was killed could not say goodbye: the client is to hear of it now, not when it next

@@ -5,9 +5,10 @@ memory that those are in. So a handler that was inherited is not set again, and 
 none are set past Python.
 """
 
+import contextlib
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from sshoq.server.libc import libc
 
@@ -49,3 +50,10 @@ def reset(keep: Iterable[int] = ()) -> None:
 
 def _note(number: int, frame: object) -> None:
     """There must be a handler, or the wakeup descriptor stays silent."""
+
+
+def ended_children() -> Iterator[tuple[int, int]]:
+    """Number and wait status of each child that has ended by now."""
+    with contextlib.suppress(ChildProcessError):  # there are none at all
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            yield ended
