@@ -13,7 +13,7 @@ from sshoq.transport.congestion import Acknowledged, Controller
 from sshoq.transport.events import Address
 from sshoq.transport.frames import STREAM, AckFrame, read_lone_ack, read_stream_frame
 from sshoq.transport.number_ranges import SeenNumbers
-from sshoq.transport.protection import Keys, open_packets, ordinary_run
+from sshoq.transport.protection import KeyUpdateError, Opener, ordinary_run
 from sshoq.transport.stream_halves import (
     Buffer,
     FinalSizeChanged,
@@ -42,8 +42,12 @@ announces."""
 LEAST_RTT = 1e-4
 MOST_ACK_RANGES = 64
 
+OLD_KEYS_TIMEOUTS = 3
+"""Probe timeouts for which the keys before an update stay good (RFC 9001 6.5)."""
+
 FLOW_CONTROL_ERROR, FINAL_SIZE_ERROR = 0x03, 0x06
 FRAME_ENCODING_ERROR, PROTOCOL_VIOLATION, INTERNAL_ERROR = 0x07, 0x0A, 0x01
+KEY_UPDATE_ERROR = 0x0E
 MAX_OFFSET = (1 << 62) - 1
 
 
@@ -92,6 +96,7 @@ class FastReceive(Base):
     _fast_streams: dict[int, Stream]
     """What the library knows as `_loss._cc` and `_streams`."""
     _seen: SeenNumbers
+    _opener: Opener
     _round_end: int
     """The number behind the last packet sent when the present round trip began."""
     _arrivals: list[Stream]
@@ -101,6 +106,7 @@ class FastReceive(Base):
     def _begin_fast(self) -> None:
         """What has to be there before the library's own beginning."""
         self._seen = SeenNumbers()
+        self._opener = Opener()
         self._arrivals = []
         self._round_end = 0
         self._unacknowledged_packets = 0
@@ -117,11 +123,15 @@ class FastReceive(Base):
         if not path.is_validated or path.addr != source:
             return 0
         run = ordinary_run(datagrams, start, BATCH, self.host_cid)
-        recv = self.application_keys.recv
-        if not run or self.is_over or recv.aead is None or recv.hp is None:
+        if not run or self.is_over:
             return 0
-        keys = Keys(recv.aead, recv.hp, self.host_cid, recv.key_phase)
-        opened = open_packets(run, keys, self.application_space.expected_packet_number)
+        recv, expected = self.application_keys.recv, self.application_space.expected_packet_number
+        overlap = OLD_KEYS_TIMEOUTS * self._loss.get_probe_timeout()
+        try:
+            opened = self._opener.open(run, recv, self.host_cid, expected, now, overlap)
+        except KeyUpdateError as error:
+            self.close(KEY_UPDATE_ERROR, None, str(error))
+            return 1
         if opened:
             self._take_packets(opened, now)
         return len(opened)

@@ -55,6 +55,17 @@ class LibraryHeaderProtection(Protocol):
     def _mask(self, sample: bytes, /) -> bytes: ...
 
 
+class LibraryContext(Protocol):
+    """The library's keys of one direction, which it replaces at a key update."""
+
+    @property
+    def aead(self) -> LibraryAead | None: ...
+    @property
+    def hp(self) -> LibraryHeaderProtection | None: ...
+    @property
+    def key_phase(self) -> int: ...
+
+
 class Keys:
     """The keys of one direction in one key phase, and the connection ID in its packets."""
 
@@ -136,6 +147,61 @@ def open_packets(run: Sequence[bytes], keys: Keys, expected: int) -> list[tuple[
         opened.append((number, payload))
         at += _MASK
     return opened
+
+
+class KeyUpdateError(ValueError):
+    """The peer went back to older keys (RFC 9001 6.4)."""
+
+
+class Opener:
+    """Opens a peer's ordinary packets: with the keys in force and, for some time after an update,
+    with those before, as what was under way then is no less good (RFC 9001 6.5).
+    """
+
+    __slots__ = ("_aead", "_first_of_phase", "_old_aead", "_old_until")
+
+    def __init__(self) -> None:
+        self._aead: LibraryAead | None = None
+        self._old_aead: LibraryAead | None = None
+        self._old_until = 0.0
+        self._first_of_phase: int | None = None
+
+    def open(
+        self,
+        run: Sequence[bytes],
+        library: LibraryContext,
+        cid: bytes,
+        expected: int,
+        now: float,
+        overlap: float,
+    ) -> list[tuple[int, bytes]]:
+        """As `open_packets`. `overlap`: seconds for which older keys are good after an update.
+        KeyUpdateError: a packet behind the first one of this phase came with the older keys.
+        """
+        aead, protection = library.aead, library.hp
+        if aead is None or protection is None:
+            return []
+        if aead is not self._aead:
+            self._old_aead, self._aead = self._aead, aead
+            self._old_until = now + overlap
+            self._first_of_phase = None
+        keys = Keys(aead, protection, cid, library.key_phase)
+        opened = open_packets(run, keys, expected)
+        if self._old_aead is None:
+            return opened
+        if now > self._old_until:
+            self._old_aead = None
+            return opened
+        first = self._first_of_phase
+        if opened:
+            lowest = min(number for number, _ in opened)
+            self._first_of_phase = lowest if first is None else min(lowest, first)
+            return opened
+        keys = Keys(self._old_aead, protection, cid, 1 - library.key_phase)
+        opened = open_packets(run, keys, expected)
+        if first is not None and any(number > first for number, _ in opened):
+            raise KeyUpdateError("a packet came with older keys than those before it")
+        return opened
 
 
 def complete_number(cut: int, size: int, expected: int) -> int:

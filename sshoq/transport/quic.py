@@ -470,7 +470,7 @@ class _Connection(QuicConnection):
         )
 
     def request_key_update(self) -> None:
-        """With something that is repeated when lost: as the library keeps no old keys, a peer that
+        """With something that is repeated when lost: as old keys are not kept for long, a peer that
         never hears of the new ones would be heard no more.
         """
         super().request_key_update()

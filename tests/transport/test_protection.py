@@ -6,7 +6,7 @@ import os
 import random
 
 import pytest
-from aioquic.quic.crypto import CryptoContext
+from aioquic.quic.crypto import CryptoContext, next_key_phase
 from aioquic.quic.packet import decode_packet_number
 from aioquic.tls import CipherSuite
 from hypothesis import given
@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from sshoq.transport.protection import (
     MOST_TOGETHER,
     Keys,
+    KeyUpdateError,
+    Opener,
     complete_number,
     open_packets,
     ordinary_run,
@@ -76,6 +78,49 @@ def test_opening_stops_at_what_is_out_of_the_ordinary() -> None:
     assert opened == [(7, b"abc")]
     other_phase = seal_packets([b"xyz"], keys_of(context(SUITES[0], phase=1)), 8)
     assert len(open_packets([good[0], *other_phase], keys_of(library), 7)) == 1
+
+
+class Receiver:
+    """An opener with the keys of two phases, of which each is used in turn as the library would."""
+
+    OVERLAP = 3.0
+
+    def __init__(self) -> None:
+        self.opener = Opener()
+        self.old = context(SUITES[0])
+        self.new = next_key_phase(self.old)
+        self.new.hp = self.old.hp  # that one stays through all updates
+
+    def seal(self, number: int, library: CryptoContext) -> bytes:
+        return seal_packets([b"packet %d" % number], keys_of(library), number)[0]
+
+    def opened(self, run: list[bytes], library: CryptoContext, now: float) -> list[int]:
+        found = self.opener.open(run, library, CID, 0, now, self.OVERLAP)
+        assert all(payload == b"packet %d" % number for number, payload in found)
+        return [number for number, _ in found]
+
+
+def test_what_was_under_way_at_a_key_update_is_opened_for_some_time() -> None:
+    receiver = Receiver()
+    old, new = receiver.old, receiver.new
+    assert receiver.opened([receiver.seal(1, old)], old, 10.0) == [1]
+    late = [receiver.seal(number, old) for number in range(2, 9)]
+    assert receiver.opened(late[:3], new, 11.0) == [2, 3, 4]
+    assert receiver.opened([receiver.seal(20, new), late[3]], new, 12.0) == [20]
+    assert receiver.opened(late[3:5], new, 13.9) == [5, 6]
+    assert receiver.opened(late[5:], new, 14.1) == []
+    assert receiver.opened([receiver.seal(21, new)], new, 15.0) == [21]
+
+
+def test_nobody_goes_back_to_older_keys() -> None:
+    receiver = Receiver()
+    old, new = receiver.old, receiver.new
+    assert receiver.opened([receiver.seal(1, old)], old, 10.0) == [1]
+    assert receiver.opened([receiver.seal(7, new)], new, 10.1) == [7]
+    assert receiver.opened([receiver.seal(5, new), receiver.seal(8, new)], new, 10.2) == [5, 8]
+    assert receiver.opened([receiver.seal(4, old)], new, 10.3) == [4]
+    with pytest.raises(KeyUpdateError, match="older keys than those before it"):
+        receiver.opened([receiver.seal(6, old)], new, 10.4)
 
 
 @given(st.integers(1, 4), st.integers(0, (1 << 62) - 1), st.data())

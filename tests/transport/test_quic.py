@@ -6,6 +6,7 @@ import itertools
 import random
 from collections import deque
 from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 from aioquic import tls
@@ -51,6 +52,7 @@ from sshoq.transport.packets import (
     new_name,
     parse_packet,
 )
+from sshoq.transport.protection import Keys, seal_packets
 from sshoq.transport.quic import Engine, NoStreamCredit, StreamClosed, export_keying_material
 from sshoq.wire import varint
 from tests.link import (
@@ -1214,6 +1216,60 @@ def test_keys_are_updated_before_they_wear_out(monkeypatch: pytest.MonkeyPatch) 
     link.run(done)
     assert len(secrets) >= 3
     assert not server.told(Terminated)
+
+
+def test_a_key_update_costs_nothing_that_is_under_way() -> None:
+    link, client, server = connected(limits=AFTER_LOGIN)
+    data = bytes(20_000_000)
+    sides = (client, server)
+    for side in sides:
+        consume_all(side)
+    up = client.engine.open_stream()
+    client.engine.write(up, b"!")
+    link.run(lambda: server.bytes_of(up) == b"!")
+    writers = [feed(side, up, data) for side in sides]
+    losses: list[int] = []
+    for side in sides:
+        cast(Any, internal(side)).controller.watch_losses = losses.append
+    updates = 0
+    next_update = link.now
+
+    def done() -> bool:
+        nonlocal updates, next_update
+        for write in writers:
+            write()
+        if link.now >= next_update:
+            internal(sides[updates % 2]).request_key_update()
+            updates += 1
+            next_update = link.now + 0.05
+        return len(server.bytes_of(up)) > len(data) and len(client.bytes_of(up)) == len(data)
+
+    link.run(done)
+    assert updates > 5
+    assert not losses
+
+
+def test_who_goes_back_to_older_keys_is_cut_off() -> None:
+    link, client, server = connected()
+    consume_all(server)
+    link.run(seconds=1)
+    stream_id = client.engine.open_stream()
+    client.engine.write(stream_id, b"one")
+    link.run(lambda: server.bytes_of(stream_id) == b"one")
+    pair = internal(client).application_keys
+    assert pair.send.aead is not None
+    assert pair.send.hp is not None
+    old = Keys(pair.send.aead, pair.send.hp, internal(client)._peer_cid.cid, pair.send.key_phase)
+    internal(client).request_key_update()
+    client.engine.write(stream_id, b"two")
+    link.run(lambda: server.bytes_of(stream_id) == b"onetwo")
+    client.engine.write(stream_id, b"!")
+    link.run(lambda: server.bytes_of(stream_id) == b"onetwo!")
+    [packet] = seal_packets([b"\x01\x00\x00"], old, internal(client)._packet_number)
+    link.send(client, packet)
+    link.run(lambda: bool(server.told(Terminated)))
+    [end] = server.told(Terminated)
+    assert (end.code, end.reason) == (0x0E, "a packet came with older keys than those before it")
 
 
 def test_secrets_are_logged_on_request() -> None:
