@@ -8,7 +8,8 @@ above LOSS_LIMIT bound it, and it is probed for more again and again. Knows pack
 In one thing it leaves the draft, which probes every few seconds: the rate remembered is then that
 of seconds ago, and a CUBIC flow that has come meanwhile finds no room (simulated: a tenth of the
 path). Here one probe follows the other after some five round trips, as in BBR's first version; and
-what a loss has bounded stays so until the next measurement of the round trip.
+what a loss has bounded stays so until the next measurement of the round trip. Where others contest
+the path, `rivals.py` decides how much is under way.
 """
 
 import math
@@ -17,6 +18,16 @@ from enum import Enum
 from typing import Any
 
 from sshoq.transport.congestion import INITIAL_WINDOW, Acknowledged, Controller, Sent
+from sshoq.transport.rivals import (
+    DEEP,
+    PACE,
+    PATIENCE,
+    Contest,
+    QueueLosses,
+    is_crowded,
+    is_near,
+    kept_share,
+)
 
 STARTUP_PACE = 2.77
 """4 ln 2: the least that doubles the rate each round trip."""
@@ -37,9 +48,6 @@ HEADROOM = 0.85
 
 GROWTH_OF_FULL_PIPE = 1.25
 FULL_PIPE_ROUNDS = 3
-QUEUE_SEEN = 1.15
-"""Times the shortest round trip: a round in which none was shorter had a queue all along."""
-
 STARTUP_LOSSES = 6
 """Times in one round that losses were noticed, for them to end the startup."""
 
@@ -61,6 +69,7 @@ class Phase(Enum):
     CRUISE = ("cruise", 1.0, 2.0)
     UP = ("up", 1.25, 2.25)
     PROBE_RTT = ("probe rtt", 1.0, 1.0)
+    CONTEST = ("contest", PACE, 1.0)
 
     def __init__(self, word: str, pace: float, span: float) -> None:
         # With its word, or members with equal numbers would be one.
@@ -68,6 +77,9 @@ class Phase(Enum):
         self.pace = pace
         self.span = span
 
+
+OWN_QUEUE = (Phase.STARTUP, Phase.DRAIN)
+"""The startup fills a queue until it overflows, which comes to light when that is drained."""
 
 PROBING = (Phase.STARTUP, Phase.UP)
 
@@ -147,6 +159,19 @@ class Bbr(Controller):
         self._full_rounds = 0
         self._phase_rounds = 0
         self._up_step = 0.0
+        self._queue_losses = QueueLosses()
+        self._contest: Contest | None = None
+        self._own_queue_until = 0.0
+        """When the startup's own queue was there last."""
+        self._long_rounds = 0
+        """Round trips in a row that had a queue all along."""
+        self._latest_rtt = float("inf")
+        self._last_rtt = 0.0
+        """The shortest in the round before this one."""
+        self._was_deep = False
+        self._rtt_alone = float("inf")
+        """The shortest while the round trip was measured last, and how long the queue was before:
+        whether the flow alone has filled it."""
 
     def _begin_measuring(self) -> None:
         self._delivered = 0
@@ -176,6 +201,8 @@ class Bbr(Controller):
     def pacing_rate(self, smoothed_rtt: float) -> float:
         if not self._rate.value:
             return STARTUP_PACE * self.congestion_window / max(smoothed_rtt, 1e-3)
+        if self.phase is Phase.CONTEST:
+            return PACE * self.congestion_window / max(smoothed_rtt, 1e-3)
         return self.phase.pace * self.rate * MARGIN
 
     def _pipe(self, rate: float, span: float = 1.0) -> float:
@@ -220,8 +247,15 @@ class Bbr(Controller):
             self._sample_is_limited = snapshot.is_limited
             self._note_rate(snapshot, batch)
         self._note_extra(batch)
+        packets = batch.count / self.datagram_size
+        self._queue_losses.note_arrival(packets, batch.rtt, self._min_rtt, now)
+        if self._contest is not None:
+            self._contest.acknowledged(batch)
+        if self.phase in OWN_QUEUE:
+            self._own_queue_until = now
         if batch.is_round_start:
             self._end_round()
+            self._look_for_rivals(batch)
         self._go_on(batch)
         self._set_window(batch)
 
@@ -242,6 +276,7 @@ class Bbr(Controller):
         rtt, now = batch.rtt, batch.now
         if rtt is None:
             return
+        self._latest_rtt = rtt
         self._round_rtt = min(self._round_rtt, rtt)
         stale = now > self._probe_rtt_at + PROBE_RTT_INTERVAL
         if rtt <= self._probe_rtt_min or stale:
@@ -269,12 +304,16 @@ class Bbr(Controller):
     def _end_round(self) -> None:
         """At the beginning of a round: what the one before has shown."""
         self._phase_rounds += 1
+        self._queue_losses.begin_round()
+        if self.phase in OWN_QUEUE:
+            self._queue_losses.settle()  # what is lost there says nothing of the line
         delivered = self._delivered - self._round_delivered_from
         heavy = self._is_heavy(self._round_lost, delivered + self._round_lost)
         if self.phase is Phase.STARTUP:
             self._look_for_full_pipe(heavy and self._round_losses >= STARTUP_LOSSES)
-        elif self.phase not in PROBING and (heavy or self._lost_to_a_queue()):
+        elif self.phase not in PROBING and heavy:
             self._yield()
+        self._last_rtt = self._round_rtt
         self._round_delivered_from = self._delivered
         self._round_lost = self._round_losses = 0
         self._round_rate = 0.0
@@ -285,10 +324,6 @@ class Bbr(Controller):
         """Whether more was lost than noise takes, of so many bytes."""
         limit = LOSS_LIMIT * under_way / self.datagram_size
         return lost / self.datagram_size > limit + CHANCE * math.sqrt(limit)
-
-    def _lost_to_a_queue(self) -> bool:
-        """Few losses may be noise, but not where even the fastest packets had to queue."""
-        return self._round_lost > 0 and self._round_rtt > QUEUE_SEEN * self._min_rtt
 
     def _look_for_full_pipe(self, too_many_losses: bool) -> None:
         if too_many_losses:
@@ -318,6 +353,8 @@ class Bbr(Controller):
         self._round_losses += 1
         # What was lost is not replaced before something has arrived.
         self.congestion_window = max(self.congestion_window - count, self.least_window)
+        if self._queue_losses.note_lost(self._later_than_startup(packets)):
+            self._give_way(packets, count, now)
         snapshot = _snapshot_of(packets[-1])
         if snapshot is None or self.phase is not Phase.UP:
             return
@@ -327,8 +364,60 @@ class Bbr(Controller):
                 self._long_bound = max(float(snapshot.in_flight), floor)
             self._enter_down()
 
+    def _later_than_startup(self, packets: list[Sent]) -> float:
+        """In packets. What the startup has lost comes to light for some time, and is its own
+        queue's."""
+        begun = self._own_queue_until
+        later = sum(packet.sent_bytes for packet in packets if (packet.sent_time or 0.0) > begun)
+        return later / self.datagram_size
+
     def persistent_congestion(self) -> None:
         self.congestion_window = self.least_window
+        if self._contest is not None:
+            self._contest.collapse()
+
+    # ------------------------------------------------------------------ others on the path
+
+    def use_datagram_size(self, size: int) -> None:
+        super().use_datagram_size(size)
+        if self._contest is not None:
+            self._contest.use_datagram_size(size)
+
+    def _look_for_rivals(self, batch: Acknowledged) -> None:
+        """Each round: one's own queue would have gone by and by."""
+        if self._sample_is_limited or not is_crowded(self._last_rtt, self._min_rtt):
+            self._long_rounds = 0
+            return
+        self._long_rounds += 1
+        if self._contest is None and self._long_rounds >= PATIENCE:
+            self._begin_contest(batch.in_flight_before, batch.now)
+
+    def _give_way(self, packets: list[Sent], count: int, now: float) -> None:
+        """A queue has overflowed."""
+        share = kept_share(self._latest_rtt, self._min_rtt)
+        if self._contest is not None:
+            self._contest.lost(packets, share, now)
+        else:
+            self._begin_contest(share * (self.bytes_in_flight + count), now)
+
+    def _begin_contest(self, window: float, now: float) -> None:
+        if self.phase in OWN_QUEUE or self.phase is Phase.PROBE_RTT:
+            return  # the queue is one's own, or it is about to be seen whose it is
+        self._contest = Contest(self.datagram_size, window, now)
+        self._enter(Phase.CONTEST)
+
+    def _in_contest(self, batch: Acknowledged) -> None:
+        if self._phase_rounds >= EXTRA_ROUNDS:
+            self._phase_rounds = 0
+            self._rate.next_period()
+
+    def _is_alone(self, now: float) -> bool:
+        """After the flow has all but stopped: whether no queue was left by others."""
+        if self._contest is None:
+            return True
+        if not is_near(self._rtt_alone, self._min_rtt):
+            return False
+        return self._was_deep or self._contest.is_quiet(now)
 
     # ------------------------------------------------------------------ the cycle
 
@@ -337,6 +426,8 @@ class Bbr(Controller):
             self._enter(Phase.PROBE_RTT)
             self._probe_rtt_done = None
             self._window_before = self.congestion_window
+            self._was_deep = self._last_rtt > DEEP * self._min_rtt
+            self._rtt_alone = float("inf")
         self._wants_probe_rtt = False
         _STEPS[self.phase](self, batch)
 
@@ -393,15 +484,27 @@ class Bbr(Controller):
         if self._probe_rtt_done is None:
             if self.bytes_in_flight <= self._probe_rtt_window():
                 self._probe_rtt_done = now + PROBE_RTT_TIME
-        elif now >= self._probe_rtt_done:
-            self._probe_rtt_at = now
-            self._rate_bound = self._short_bound = float("inf")
-            self.congestion_window = max(self.congestion_window, self._window_before)
-            if self._is_full:
-                self._enter_down()
-                self._enter(Phase.CRUISE)
-            else:
-                self._enter(Phase.STARTUP)
+        elif now < self._probe_rtt_done:
+            self._rtt_alone = min(self._rtt_alone, batch.rtt or float("inf"))
+        else:
+            self._end_probe_rtt(now)
+
+    def _end_probe_rtt(self, now: float) -> None:
+        self._probe_rtt_at = now
+        self._long_rounds = 0
+        self._rate_bound = self._short_bound = float("inf")
+        self.congestion_window = max(self.congestion_window, self._window_before)
+        if not self._is_alone(now):
+            self._enter(Phase.CONTEST)
+            return
+        if self._contest is not None:
+            self._contest = None
+            self._long_bound = float("inf")
+        if self._is_full:
+            self._enter_down()
+            self._enter(Phase.CRUISE)
+        else:
+            self._enter(Phase.STARTUP)
 
     def _probe_rtt_window(self) -> float:
         return self._pipe(self.rate, PROBE_RTT_SHARE)
@@ -409,6 +512,9 @@ class Bbr(Controller):
     # ------------------------------------------------------------------ the window
 
     def _set_window(self, batch: Acknowledged) -> None:
+        if self._contest is not None and self.phase is Phase.CONTEST:
+            self.congestion_window = self._contest.window
+            return
         wanted = self._pipe(self.rate, self.phase.span) + self._extra.value
         window = float(self.congestion_window)
         if self._is_full:
@@ -434,6 +540,7 @@ _STEPS = {
     Phase.CRUISE: Bbr._in_cruise,
     Phase.UP: Bbr._in_up,
     Phase.PROBE_RTT: Bbr._in_probe_rtt,
+    Phase.CONTEST: Bbr._in_contest,
 }
 
 
