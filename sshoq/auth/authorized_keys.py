@@ -147,19 +147,23 @@ def _read_oidc(number: int, line: bytes) -> Identity:
     return OidcIdentity(number, *words[1:])
 
 
-# Without backtracking, so that no line takes longer than its length explains.
-_OPTIONS = re.compile(r'''(?:\\"|[^ \t"]|"(?:\\"|[^"])*+")*+''')
-_QUOTED = re.compile(r'''"((?:\\"|[^"])*+)"''', re.DOTALL)
+# What matters to where options and values end. A loop over these takes no longer than a line's
+# length explains; the possessive repeats that would spare it match too much before Python 3.11.5.
+_QUOTE = re.compile(r'\\"|"')
+_QUOTE_OR_BLANK = re.compile(r'\\"|[" \t]')
 
 
 def _split_options(line: str) -> tuple[str, str]:
     """The options, up to the first blank outside quotes, and the key behind them."""
-    found = _OPTIONS.match(line)
-    assert found is not None
-    options, rest = line[: found.end()], line[found.end() :]
-    if rest.startswith('"'):
+    quoted = False
+    for found in _QUOTE_OR_BLANK.finditer(line):
+        if found[0] == '"':
+            quoted = not quoted
+        elif found[0] in " \t" and not quoted:
+            return line[: found.start()], line[found.start() :]
+    if quoted:
         raise OptionError("missing end quote")
-    return options, rest
+    return line, ""
 
 
 # --------------------------------------------------------------------------- options
@@ -208,10 +212,10 @@ def _take_quoted(text: str) -> tuple[str, str]:
     r"""The value in double quotes at the start, where ``\"`` stands for a quote, and the rest."""
     if not text.startswith('"'):
         raise OptionError("missing start quote")
-    found = _QUOTED.match(text)
-    if found is None:
-        raise OptionError("missing end quote")
-    return found[1].replace('\\"', '"'), text[found.end() :]
+    for found in _QUOTE.finditer(text, 1):
+        if found[0] == '"':
+            return text[1 : found.start()].replace('\\"', '"'), text[found.end() :]
+    raise OptionError("missing end quote")
 
 
 def _set_flag(rights: KeyRights, name: str) -> None:
