@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,9 @@ from sshoq.config.surroundings import Paths, Surroundings
 
 def invocation(*words: str, config: Path | None = None) -> Invocation:
     paths = Paths("/nonexistent", user=str(config or "/nonexistent"), system="/nonexistent")
-    surroundings = Surroundings({}, paths, user="me", uid=1000, home="/home/me", host="here.test")
+    surroundings = Surroundings(
+        {}, paths, user="me", uid=os.getuid(), home="/home/me", host="here.test"
+    )
     return resolve([*words, "host"], surroundings=surroundings)
 
 

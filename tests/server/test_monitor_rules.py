@@ -46,6 +46,7 @@ from sshoq.server.privsep import (
 from sshoq.server.records import RecordFiles
 from sshoq.server.terminals import Terminals
 from sshoq.wire import Message
+from tests.needs import need_root
 
 HUGE = (1 << 62) - 1
 HERE = ConnectionFacts("192.0.2.7", 40007, "192.0.2.1", 443)
@@ -121,6 +122,7 @@ def slave() -> Iterator[int]:
 
 def test_a_session_has_one_login(desk: Desk, slave: int) -> None:
     """A second one would take the place of the first, which nobody would ever log out."""
+    need_root()  # nobody else's server keeps records
     desk.tell(RecordLogin(4, os.getpid()), [slave], leader=True)
     assert MONITOR_TO_LEADER.decode(desk.leader.recv(1000)) == Recorded("")
     with pytest.raises(PrivsepError, match="a second login of a session"):
