@@ -9,9 +9,9 @@ import heapq
 import random
 from dataclasses import dataclass, field
 
+from sshoq.transport.engine import Engine
 from sshoq.transport.events import AFTER_LOGIN, Address, HandshakeCompleted, StreamData
 from sshoq.transport.packets import FirstPacket
-from sshoq.transport.quic import Engine
 from tests.link import SERVER, Side, first_datagrams, identity
 
 BLOCK = bytes(128 * 1024)

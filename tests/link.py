@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
+from sshoq.transport.engine import Engine
 from sshoq.transport.events import (
     BEFORE_LOGIN,
     Address,
@@ -28,7 +29,6 @@ from sshoq.transport.events import (
 )
 from sshoq.transport.identity import Credential, ServerIdentity, SignatureScheme
 from sshoq.transport.packets import FirstPacket, NameSource, own_names
-from sshoq.transport.quic import Engine
 
 CLIENT: Address = ("192.0.2.1", 40000)
 SERVER: Address = ("192.0.2.2", 443)

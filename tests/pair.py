@@ -13,9 +13,9 @@ from sshoq.protocol.extensions import OURS, Extension
 from sshoq.protocol.request import UNAUTHORIZED, ConnectRequest, ResponseHead, accepted
 from sshoq.transport.channel import Channel
 from sshoq.transport.conversation import Conversation
+from sshoq.transport.engine import Engine
 from sshoq.transport.events import AFTER_LOGIN, Address, Terminated
 from sshoq.transport.packets import FirstPacket
-from sshoq.transport.quic import Engine
 from sshoq.transport.udp import UdpSocket
 from tests.link import identity
 

@@ -12,7 +12,7 @@ from sshoq.auth.token import build_token
 from sshoq.protocol.conversation import ConversationState
 from sshoq.protocol.extensions import NONE
 from sshoq.protocol.request import ConnectRequest
-from sshoq.transport.quic import Engine
+from sshoq.transport.engine import Engine
 from sshoq.transport.udp import UdpSocket
 from tests.accounts import Account
 from tests.pair import Party

@@ -4,11 +4,11 @@ from aioquic import tls
 from aioquic.quic.packet import QuicPacketType
 from aioquic.quic.packet_builder import QuicPacketBuilder
 
-from sshoq.transport.quic import _Connection
+from sshoq.transport.quic import Connection
 from tests.link import Side
 
 
-def internal(side: Side) -> _Connection:
+def internal(side: Side) -> Connection:
     """The library's connection inside an engine, for tests that play a peer who breaks the
     rules."""
     return side.engine._connection

@@ -17,7 +17,7 @@ from sshoq.transport.udp import UdpSocket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sshoq.transport.quic import Engine
+    from sshoq.transport.engine import Engine
 
 
 class LinkWish(NamedTuple):
@@ -103,7 +103,7 @@ def launch_on(udp: UdpSocket, target: HostAddress, wish: LinkWish) -> Flight:
 
 
 def _engine(target: HostAddress, wish: LinkWish, now: float, dice: Dice | None = None) -> "Engine":
-    from sshoq.transport.quic import Engine
+    from sshoq.transport.engine import Engine
 
     return Engine.client(
         target.address,

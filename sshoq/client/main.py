@@ -302,7 +302,7 @@ class Run:
         from sshoq.transport.hasty_dataclasses import hasty_dataclasses
 
         with hasty_dataclasses():
-            import sshoq.transport.quic  # noqa: F401
+            import sshoq.transport.engine  # noqa: F401
         if isinstance(begun, OSError):
             return begun
         try:

@@ -19,9 +19,9 @@ from sshoq.protocol.request import ConnectRequest, ResponseHead
 from sshoq.protocol.version import PeerTraits
 from sshoq.transport.channel import Channel
 from sshoq.transport.conversation import Conversation
+from sshoq.transport.engine import NoStreamCredit
 from sshoq.transport.events import AFTER_LOGIN, Address, Cause, Terminated
 from sshoq.transport.packets import CONNECTION_REFUSED
-from sshoq.transport.quic import NoStreamCredit
 
 LAST_WAIT = 60.0
 """Seconds for an answer when ConnectTimeout is not given. TCP would wait for two minutes."""

@@ -63,10 +63,10 @@ from sshoq.server.privsep import (
 from sshoq.server.rate import RateLimit
 from sshoq.transport.channel import Channel
 from sshoq.transport.conversation import Conversation
+from sshoq.transport.engine import Engine
 from sshoq.transport.events import AFTER_LOGIN, Address, Terminated
 from sshoq.transport.identity import Credential, ServerIdentity, SignatureScheme
 from sshoq.transport.packets import ConnectionName, FirstPacket
-from sshoq.transport.quic import Engine
 from sshoq.transport.udp import UdpSocket
 from sshoq.wire import Message, encode_text
 

@@ -28,10 +28,10 @@ from sshoq.protocol.conversation import (
     WriteStream,
 )
 from sshoq.protocol.request import ConnectRequest, accepted
+from sshoq.transport.engine import Engine
 from sshoq.transport.events import AFTER_LOGIN, SendReady, StreamData
 from sshoq.transport.identity import Credential, ServerIdentity, SignatureScheme
 from sshoq.transport.packets import FirstPacket, RetryTickets
-from sshoq.transport.quic import Engine
 
 _PEER = ("127.0.0.1", 1)
 _FLIGHTS = 12

@@ -33,6 +33,7 @@ from sshoq.protocol.messages import ChannelOpening, RefusalReason
 from sshoq.protocol.outcome import Code, ConnectionFault, ProtocolError
 from sshoq.protocol.request import ConnectRequest, Response, ResponseHead
 from sshoq.transport.channel import Channel, ChannelClosed, ChannelRefused
+from sshoq.transport.engine import Engine, NoStreamCredit, StreamClosed
 from sshoq.transport.events import (
     Address,
     ConnectionIdRetired,
@@ -48,7 +49,6 @@ from sshoq.transport.events import (
     StreamStopped,
     Terminated,
 )
-from sshoq.transport.quic import Engine, NoStreamCredit, StreamClosed
 from sshoq.transport.udp import Batch, UdpSocket, UdpTransport
 
 CHANNEL_SHARE = 2 * 1024 * 1024

@@ -23,7 +23,7 @@ from sshoq.transport.stream_halves import (
 )
 
 if TYPE_CHECKING:
-    from sshoq.transport.quic import _Connection as Base
+    from sshoq.transport.quic import Connection as Base
 else:
     Base = object
 

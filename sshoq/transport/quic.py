@@ -1,19 +1,17 @@
-"""One QUIC connection, sans-IO: datagrams in, datagrams out, a timer, events. The one file that
-knows aioquic.
+"""The QUIC library's connection as we want it. The one file that knows aioquic.
 
 aioquic is subclassed, never forked, and pinned: what is overridden here is named `_like_this`
-there. Layers, bottom up: `_Handshake` (TLS: exporter, hybrid key exchange, remote signing),
-`_Connection` (flow control by consumption, bounds and checks that aioquic lacks),
-`_FastConnection` (the same with the fast paths of `fast_receive.py`, `fast_send.py` and
-`small_send.py` mixed in), and `Engine`, which is all that others see. It knows no socket, no clock
-and no event loop.
+there. Bottom up: `Handshake` (TLS: exporter, hybrid key exchange, remote signing), `Connection`
+(flow control by consumption, bounds and checks that aioquic lacks), `FastConnection` (the same
+with the fast paths of `fast_receive.py`, `fast_send.py` and `small_send.py` mixed in), and
+`EventQueue`, what the library tells in our words. `engine.py` is what others see of it.
 """
 
 import hmac
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 from typing import Any, TextIO, cast
 
@@ -23,18 +21,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from sshoq.der import DerError
 from sshoq.transport.client_start import (
     ALPN,
-    IDLE_TIMEOUT,
-    KEEP_ALIVE,
     MAX_DATAGRAM_FRAME,
     SUITES,
     Dice,
-    plain_name,
 )
 from sshoq.transport.congestion import CONTROLLERS, Controller
 from sshoq.transport.credit import CreditBook, raised
 from sshoq.transport.events import (
-    BEFORE_LOGIN,
-    DEFAULT_CONGESTION,
     Address,
     Cause,
     ConnectionIdRetired,
@@ -42,14 +35,11 @@ from sshoq.transport.events import (
     Event,
     HandshakeCompleted,
     Limits,
-    NewcomerArrived,
-    PathChanged,
     SendReady,
     StreamData,
     StreamReset,
     StreamStopped,
     Terminated,
-    plain_address,
 )
 from sshoq.transport.fast_receive import MAX_STREAM_GAPS
 from sshoq.transport.identity import (
@@ -65,7 +55,6 @@ from sshoq.transport.identity import (
 from sshoq.transport.pacing import Pacer
 from sshoq.transport.packets import (
     CID_LENGTH,
-    RESET_TOKEN_LENGTH,
     VERSION_1,
     VERSION_2,
     FirstPacket,
@@ -89,7 +78,7 @@ with standing_in({"certifi": [], "service_identity": [], "OpenSSL": ["crypto"]})
     from aioquic import tls
     from aioquic._buffer import Buffer
     from aioquic.quic import events as told
-    from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE, QuicConfiguration
+    from aioquic.quic.configuration import QuicConfiguration
     from aioquic.quic.congestion.base import register_congestion_control
     from aioquic.quic.connection import (
         Limit,
@@ -119,14 +108,8 @@ with standing_in({"certifi": [], "service_identity": [], "OpenSSL": ["crypto"]})
 MAX_WAITING_DATAGRAMS = 1024 * 1024
 """Bytes of received DATAGRAM frames that wait for a reader. More are dropped, newest first."""
 
-MAX_UNSENT_DATAGRAMS = 256
-"""Of our own, waiting for the congestion window."""
-
 DATAGRAM_OVERHEAD = 64
 """What an empty datagram counts for in that bound."""
-
-MAX_HELD_PACKETS = 16
-"""1-RTT packets that overtook the handshake, kept until it completes (RFC 9001 5.7)."""
 
 MAX_CONNECTION_IDS = 4
 
@@ -140,24 +123,12 @@ MAX_SERVER_MESSAGE = 96 * 1024
 KEY_PHASE_PACKETS = 1 << 22
 """Packets after which keys are updated: AES-GCM is good for 2^23 (RFC 9001 6.6)."""
 
-ROUNDING = 1e-6
-"""Seconds. aioquic says when a packet will count as lost, and by a rounding error may not yet agree
-at that very moment; asked exactly then, it would set the same timer again and again."""
-
 MAX_REASON = 512
 
 UNFORESEEN = "Unforeseen"
 """How the reason begins when a packet confused the library."""
 
 OFFERED_SUITES = [tls.CipherSuite(number) for number in SUITES]
-
-
-class NoStreamCredit(Exception):
-    """The peer does not permit another stream now."""
-
-
-class StreamClosed(Exception):
-    """The stream takes no more data: stopped by the peer, reset, or gone with its connection."""
 
 
 # ---------------------------------------------------------------------------------------- TLS
@@ -203,7 +174,7 @@ def _key_makers(dice: Dice) -> dict[str, ModuleType]:
 
 
 class _AllSupported:
-    """What aioquic asks OpenSSL about, for lists that `_Handshake.configure` replaces. To ask
+    """What aioquic asks OpenSSL about, for lists that `Handshake.configure` replaces. To ask
     OpenSSL itself loads modules for 2 ms, ahead of the first flight.
     """
 
@@ -229,7 +200,7 @@ def export_keying_material(
     return tls.hkdf_expand_label(algorithm, secret, b"exporter", digest(context), length)
 
 
-class _Handshake(tls.Context):
+class Handshake(tls.Context):
     """TLS 1.3 as we want it: our groups and signatures, an exporter, and bounds."""
 
     exporter_master_secret = b""
@@ -250,6 +221,17 @@ class _Handshake(tls.Context):
         if not self._is_client:
             self._supported_groups.append(tls.Group.SECP256R1)
         self._signature_algorithms = offered_schemes(preferred_schemes)
+
+    def export(self, label: bytes, context: bytes, length: int) -> bytes:
+        """RFC 8446 7.5, once our side may send."""
+        if self.key_schedule is None or not self.exporter_master_secret:
+            raise RuntimeError("the handshake is not far enough")
+        algorithm, secret = self.key_schedule.algorithm, self.exporter_master_secret
+        return export_keying_material(algorithm, secret, label, context, length)
+
+    @property
+    def cipher_suite(self) -> str:
+        return self.key_schedule.cipher_suite.name if self.key_schedule is not None else ""
 
     @property
     def key_exchange(self) -> str:
@@ -368,7 +350,7 @@ def _peek_varints(buf: Buffer, count: int) -> list[int]:
     return values
 
 
-class _Connection(QuicConnection):
+class Connection(QuicConnection):
     """aioquic's connection with our credit, our connection IDs, and the checks and bounds it
     lacks.
     """
@@ -397,6 +379,7 @@ class _Connection(QuicConnection):
         self._next_name = names or own_names(os.urandom(32))
         self._announced_cid = 0
         self._begun_by_application = False
+        self._key_phase_began = 0
         self.credit = CreditBook(limits)
         self.last_received = 0.0
         self.migration_allowed = True
@@ -426,8 +409,8 @@ class _Connection(QuicConnection):
     # ------------------------------------------------------------------ what Engine asks
 
     @property
-    def handshake(self) -> _Handshake:
-        return cast(_Handshake, self.tls)
+    def handshake(self) -> Handshake:
+        return cast(Handshake, self.tls)
 
     @property
     def is_complete(self) -> bool:
@@ -436,6 +419,53 @@ class _Connection(QuicConnection):
     @property
     def is_over(self) -> bool:
         return self._close_event is not None
+
+    def is_idle(self, now: float) -> bool:
+        """Whether the silence has been too long."""
+        return self._close_at is not None and now >= self._close_at
+
+    def ending(self, is_idle: bool) -> Terminated:
+        """How it ended, once it is over."""
+        assert self._close_event is not None
+        how = self._close_event
+        cause = Cause.LOCAL
+        if is_idle:
+            cause = Cause.IDLE
+        elif self._state == QuicConnectionState.DRAINING:
+            cause = Cause.PEER
+        return Terminated(int(how.error_code), how.reason_phrase, cause, how.frame_type is None)
+
+    @property
+    def proven_address(self) -> Address | None:
+        """Where the peer has shown to be."""
+        path = self._network_paths[0] if self._network_paths else None
+        return path.addr if path is not None and path.is_validated else None
+
+    def trust_address(self) -> bool:
+        """Count the peer's address as proven; False before there is one."""
+        if self._network_paths:
+            self._network_paths[0].is_validated = True
+        return bool(self._network_paths)
+
+    @property
+    def own_cids(self) -> list[bytes]:
+        """The names by which the peer may call us now."""
+        own = [cid.cid for cid in self._host_cids]
+        return own if self._is_client else [self.original_destination_connection_id, *own]
+
+    @property
+    def congestion(self) -> str:
+        """The name of our controller; "" where it is the library's own."""
+        return str(getattr(self._loss._cc, "name", ""))
+
+    @property
+    def congestion_window(self) -> int:
+        return self._loss.congestion_window
+
+    @property
+    def round_trip_time(self) -> float | None:
+        """Seconds, smoothed; None before the first measurement."""
+        return self._loss._rtt_smoothed if self._loss._rtt_initialized else None
 
     def knows_cid(self, cid: bytes) -> bool:
         return any(cid == own.cid for own in self._host_cids)
@@ -469,6 +499,20 @@ class _Connection(QuicConnection):
             0, limits.unidirectional_streams - before.unidirectional_streams
         )
 
+    def ask_for_life(self) -> None:
+        if not self._ping_pending:
+            self.send_ping(0)
+
+    def note_timeouts(self) -> None:
+        """Packets that the path no longer takes show by nothing else."""
+        self.path_mtu.note_timeouts(self._loss._pto_count)
+
+    def keep_keys_fresh(self) -> None:
+        sent = self._packet_number
+        if self._handshake_confirmed and sent - self._key_phase_began >= KEY_PHASE_PACKETS:
+            self.request_key_update()
+            self._key_phase_began = sent
+
     def request_key_update(self) -> None:
         """With something that is repeated when lost: as old keys are not kept for long, a peer that
         never hears of the new ones would be heard no more.
@@ -490,6 +534,52 @@ class _Connection(QuicConnection):
             frame_type = QuicFrameType.PADDING  # aioquic means itself, and would say it was us
         reason = reason_phrase.encode()[:MAX_REASON].decode(errors="ignore")
         super().close(error_code, frame_type, reason)
+
+    # ------------------------------------------------------------------ streams
+
+    @property
+    def stream_ids(self) -> Iterable[int]:
+        return self._streams.keys()
+
+    def begin_stream(self, unidirectional: bool) -> int | None:
+        """The ID of a new stream, if the peer permits one."""
+        stream_id = self.get_next_available_stream_id(is_unidirectional=unidirectional)
+        uni, bidi = self._remote_max_streams_uni, self._remote_max_streams_bidi
+        if stream_id // 4 >= (uni if unidirectional else bidi):
+            return None
+        self._get_or_create_stream_for_send(stream_id)
+        return stream_id
+
+    def write(self, stream_id: int, data: bytes | memoryview, fin: bool) -> bool:
+        """Whether the stream takes any more."""
+        stream = self._streams.get(stream_id)
+        if stream is None or _takes_no_more(stream.sender):
+            return False
+        stream.sender.write(cast(bytes, data), end_stream=fin)
+        return True
+
+    def buffered(self, stream_id: int) -> int:
+        """Bytes written and not yet acknowledged."""
+        stream = self._streams.get(stream_id)
+        return self.unacknowledged(stream) if stream else 0
+
+    def may_send(self, stream_id: int) -> bool:
+        """Whether the peer permits more than is written already."""
+        stream = self._streams.get(stream_id)
+        return stream is not None and self.has_credit(stream)
+
+    def give_up_sending(self, stream_id: int, code: int) -> None:
+        stream = self._streams.get(stream_id)
+        if stream is not None and not stream.sender.is_finished:
+            stream.sender.reset(code)
+            self.forget_unsent(stream)
+
+    def give_up_reading(self, stream_id: int, code: int) -> None:
+        stream = self._streams.get(stream_id)
+        still_open = stream is not None and not stream.receiver.is_finished
+        self.credit.forsake(stream_id, more_to_come=still_open)
+        if stream is not None and still_open:
+            stream.receiver.stop(code)
 
     # ------------------------------------------------------------------ what the fast paths ask
 
@@ -575,6 +665,10 @@ class _Connection(QuicConnection):
         # Short header with a 2-byte packet number, and the AEAD's tag; then type and 2-byte length.
         packet = self.path_mtu.size - (3 + len(self._peer_cid.cid)) - 16
         return max(0, min(accepted, packet) - 3)
+
+    @property
+    def unsent_datagrams(self) -> int:
+        return len(self._datagrams_pending)
 
     def _drop_unsendable_datagrams(self) -> None:
         """aioquic would wait for ever for a packet that has room for them."""
@@ -684,7 +778,7 @@ class _Connection(QuicConnection):
         self.application_crypto = self._crypto_streams[tls.Epoch.ONE_RTT]
         # aioquic names its class for TLS outright; this is the one way to ours without a copy of
         # the method.
-        self.tls.__class__ = _Handshake
+        self.tls.__class__ = Handshake
         self.handshake.configure(self._identity, self._preferred_schemes, self._dice)
 
     def _update_traffic_key(
@@ -879,7 +973,7 @@ def _takes_no_more(sender: QuicStreamSender) -> bool:
     return sender.is_finished or sender._reset_error_code is not None
 
 
-class _FastConnection(SmallSend, _Connection):
+class FastConnection(SmallSend, Connection):
     """The connection with its fast paths, and with congestion controllers of our own."""
 
     stream_event = told.StreamDataReceived
@@ -921,185 +1015,90 @@ def _register_controllers() -> None:
 
 _register_controllers()
 
+# ---------------------------------------------------------------------------------------- makers
 
-# --------------------------------------------------------------------------------------- the engine
+
+def library_settings(
+    *,
+    is_client: bool,
+    limits: Limits,
+    idle_timeout: float,
+    max_datagram_size: int,
+    congestion: str,
+    plain: bool | None,
+) -> QuicConfiguration:
+    """What both sides say alike. See `Engine.client` for what the arguments mean."""
+    if plain is None:
+        plain = os.environ.get(PLAIN_VARIABLE) == "1"
+    return QuicConfiguration(
+        alpn_protocols=[ALPN],
+        cipher_suites=OFFERED_SUITES,
+        congestion_control_algorithm="cubic" if plain else _OWN + congestion,
+        connection_id_length=CID_LENGTH,
+        idle_timeout=idle_timeout,
+        is_client=is_client,
+        max_data=limits.connection_window,
+        max_datagram_frame_size=MAX_DATAGRAM_FRAME,
+        max_datagram_size=max_datagram_size,
+        max_stream_data=limits.stream_window,
+    )
 
 
-class Engine:
-    """One connection. Call `receive`, `handle_timer` and the verbs; then drain `next_event` and
-    `outgoing`.
+def client_connection(
+    settings: QuicConfiguration,
+    limits: Limits,
+    server_name: str | None,
+    preferred_schemes: Sequence[int],
+    dice: Dice | None,
+    keylog: Callable[[str], None] | None,
+) -> Connection:
+    settings.server_name = server_name
+    settings.supported_versions = [VERSION_1]
+    settings.verify_mode = 0
+    if keylog is not None:
+        settings.secrets_log_file = cast(TextIO, _KeyLog(keylog))
+    make = _connection_for(settings)
+    return make(settings, limits, preferred_schemes=preferred_schemes, dice=dice)
+
+
+def server_connection(
+    settings: QuicConfiguration,
+    limits: Limits,
+    start: FirstPacket,
+    identity: ServerIdentity,
+    names: NameSource | None,
+) -> Connection:
+    settings.supported_versions = [VERSION_1, VERSION_2]
+    first = identity.credentials[0]
+    settings.certificate = first.certificates[0]
+    settings.certificate_chain = first.certificates[1:]
+    settings.private_key = first.key
+    make = _connection_for(settings)
+    return make(settings, limits, start=start, names=names, identity=identity)
+
+
+def _connection_for(settings: QuicConfiguration) -> type[Connection]:
+    is_fast = settings.congestion_control_algorithm.startswith(_OWN)
+    return FastConnection if is_fast else Connection
+
+
+# ---------------------------------------------------------------------------------------- events
+
+
+class EventQueue:
+    """What a connection has to tell, in our events: one StreamData per stream for each batch of
+    datagrams.
     """
 
-    def __init__(
-        self, connection: _Connection, *, keep_alive: float | None, address_validated: bool = False
-    ) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._keep_alive = keep_alive
-        self._address_validated = address_validated
         self._events: deque[Event] = deque()
         self._gathering: dict[int, tuple[StreamData, list[bytes]]] = {}
-        self._held: list[tuple[bytes, Address]] = []
         self._waiting_datagrams = 0
-        self._last_ping = 0.0
-        self._key_phase_began = 0
-        self._path: Address | None = connection.get_peer_address()
-        self._terminated: Terminated | None = None
-        self._farewell: list[tuple[Address, list[bytes]]] = []
-        self._strays = 0
-        self._first_source = self._path
+        self.append = self._events.append
 
-    # ------------------------------------------------------------------ makers
-
-    @classmethod
-    def client(
-        cls,
-        peer: Address,
-        server_name: str | None,
-        *,
-        now: float,
-        limits: Limits = BEFORE_LOGIN,
-        idle_timeout: float = IDLE_TIMEOUT,
-        keep_alive: float | None = KEEP_ALIVE,
-        max_datagram_size: int = SMALLEST_MAX_DATAGRAM_SIZE,
-        keylog: Callable[[str], None] | None = None,
-        preferred_schemes: Sequence[int] = (),
-        congestion: str = DEFAULT_CONGESTION,
-        plain: bool | None = None,
-        dice: Dice | None = None,
-    ) -> "Engine":
-        """Starts the handshake. The certificate's signature is checked here; whose it is, above.
-
-        A server with several keys is asked for one of `preferred_schemes`, first choice first.
-        `congestion`: one of CONTROLLERS. `plain`: all goes the library's own way; None, and the
-        environment decides. `dice`: those of a flight that was sent, `client_start.first_flight`
-        at the time `now`; if the first of `outgoing` is not the same, it is good for nothing.
-        """
-        configuration = _configuration(
-            is_client=True,
-            limits=limits,
-            idle_timeout=idle_timeout,
-            max_datagram_size=max_datagram_size,
-            congestion=congestion,
-            plain=plain,
-        )
-        configuration.server_name = plain_name(server_name)
-        configuration.supported_versions = [VERSION_1]
-        configuration.verify_mode = 0
-        if keylog is not None:
-            configuration.secrets_log_file = cast(TextIO, _KeyLog(keylog))
-        connection = _connection_for(configuration)(
-            configuration, limits, preferred_schemes=preferred_schemes, dice=dice
-        )
-        connection.connect(plain_address(peer), now)
-        return cls(connection, keep_alive=keep_alive)
-
-    @classmethod
-    def server(
-        cls,
-        start: FirstPacket,
-        identity: ServerIdentity,
-        *,
-        limits: Limits = BEFORE_LOGIN,
-        names: NameSource | None = None,
-        idle_timeout: float = IDLE_TIMEOUT,
-        keep_alive: float | None = KEEP_ALIVE,
-        max_datagram_size: int = SMALLEST_MAX_DATAGRAM_SIZE,
-        congestion: str = DEFAULT_CONGESTION,
-        plain: bool | None = None,
-    ) -> "Engine":
-        """Answers a first packet, which is still to be given to `receive`. See `client`."""
-        configuration = _configuration(
-            is_client=False,
-            limits=limits,
-            idle_timeout=idle_timeout,
-            max_datagram_size=max_datagram_size,
-            congestion=congestion,
-            plain=plain,
-        )
-        configuration.supported_versions = [VERSION_1, VERSION_2]
-        first = identity.credentials[0]
-        configuration.certificate = first.certificates[0]
-        configuration.certificate_chain = first.certificates[1:]
-        configuration.private_key = first.key
-        connection = _connection_for(configuration)(
-            configuration, limits, start=start, names=names, identity=identity
-        )
-        return cls(connection, keep_alive=keep_alive, address_validated=start.retry_cid is not None)
-
-    # ------------------------------------------------------------------ the wire
-
-    def receive(self, datagrams: Sequence[bytes], peer: Address, now: float) -> None:
-        """Take what came from one address. Whatever it is: events are all that comes of it."""
-        if self._terminated is not None:
-            self._strays += len(datagrams)
-            return
-        source = plain_address(peer)
-        if not self._is_home(source):
-            return
-        position = 0
-        while position < len(datagrams) and not self._connection.is_over:
-            taken = self._connection.receive_ordinary(datagrams, position, source, now)
-            if not taken:
-                self._take(datagrams[position], source, now)
-            position += taken or 1
-        self._collect()
-
-    def _is_home(self, source: Address) -> bool:
-        """Whether a packet may come from there: until the handshake is complete, only from where
-        the first one came from (RFC 9000 9). The library would follow a client that moves earlier,
-        and who has put a false address on the first packet would be taken for its owner.
-        """
-        if self._first_source is None:
-            self._first_source = source
-        return self._connection.is_complete or source == self._first_source
-
-    def outgoing(self, now: float) -> list[tuple[Address, list[bytes]]]:
-        """What is to be sent now, in batches per address. After the end: the last flight, then
-        its echoes.
-        """
-        if self._terminated is not None and self._farewell:
-            return self._echo_farewell()
-        connection = self._connection
-        if connection.get_peer_address() is None:
-            return []
-        self._keep_keys_fresh()
-        batches: dict[Address, list[bytes]] = {}
-        datagrams = connection.datagrams_to_send(now) + connection.probe_path(now)
-        if not datagrams and not connection.has_news():
-            return []
-        for datagram, address in datagrams:
-            batches.setdefault(address, []).append(datagram)
-        self._collect()
-        if self._terminated is not None:
-            self._farewell = list(batches.items())
-        return list(batches.items())
-
-    def timer(self) -> float | None:
-        """When to call `handle_timer` at the latest."""
-        if self._terminated is not None or self._connection.get_peer_address() is None:
-            return None
-        due, ping_at = self._connection.get_timer(), self._keep_alive_due()
-        if due is None or (ping_at is not None and ping_at < due):
-            due = ping_at
-        search_at = self._connection.path_mtu.begins_at
-        return due if due is None or search_at is None else min(due, search_at)
-
-    def handle_timer(self, now: float) -> None:
-        """Something may be due. `outgoing()` has what it leads to."""
-        connection = self._connection
-        if self._terminated is not None or connection.get_peer_address() is None:
-            return
-        due = self._keep_alive_due()
-        if due is not None and now >= due:
-            self._last_ping = now
-            self.ping()
-        idle = connection._close_at is not None and now >= connection._close_at
-        connection.handle_timer(now + ROUNDING)
-        connection.path_mtu.note_timeouts(connection._loss._pto_count)
-        self._collect(idle=idle)
-
-    def next_event(self) -> Event | None:
-        """The oldest event not yet taken."""
+    def take(self) -> Event | None:
+        """The oldest one."""
         if not self._events:
             return None
         event = self._events.popleft()
@@ -1107,256 +1106,23 @@ class Engine:
             self._waiting_datagrams -= len(event.data) + DATAGRAM_OVERHEAD
         return event
 
-    @property
-    def is_over(self) -> bool:
-        """Nothing more can be said; that it is so may still be among the events."""
-        return self._terminated is not None
-
-    # ------------------------------------------------------------------ streams
-
-    def open_stream(self, *, unidirectional: bool = False) -> int:
-        """The ID of a new stream. NoStreamCredit when the peer permits none; StreamClosed after
-        the end.
-        """
-        if self._terminated is not None:
-            raise StreamClosed("the connection has ended")
-        connection = self._connection
-        stream_id = connection.get_next_available_stream_id(is_unidirectional=unidirectional)
-        permitted = (
-            connection._remote_max_streams_uni
-            if unidirectional
-            else connection._remote_max_streams_bidi
-        )
-        if stream_id // 4 >= permitted:
-            raise NoStreamCredit("the peer permits no more streams now")
-        connection._get_or_create_stream_for_send(stream_id)
-        return stream_id
-
-    def write(self, stream_id: int, data: bytes | memoryview, *, fin: bool = False) -> None:
-        """Queue data. It is kept until acknowledged: look at `buffered` before adding more.
-        StreamClosed.
-        """
-        stream = self._connection._streams.get(stream_id)
-        if self._terminated is not None or stream is None or _takes_no_more(stream.sender):
-            raise StreamClosed(f"stream {stream_id} takes no more data")
-        stream.sender.write(cast(bytes, data), end_stream=fin)
-
-    def buffered(self, stream_id: int) -> int:
-        """Bytes written and not yet acknowledged."""
-        stream = self._connection._streams.get(stream_id)
-        return self._connection.unacknowledged(stream) if stream else 0
-
-    def has_credit(self, stream_id: int) -> bool:
-        """Whether the peer permits more on that stream than is written already."""
-        stream = self._connection._streams.get(stream_id)
-        return stream is not None and self._connection.has_credit(stream)
-
-    @property
-    def buffered_total(self) -> int:
-        """The same over all streams; looks at each."""
-        return sum(self.buffered(stream_id) for stream_id in self._connection._streams)
-
-    @property
-    def congestion_window(self) -> int:
-        """Bytes that the path takes at once, as far as is known now."""
-        return self._connection._loss.congestion_window
-
-    def consumed(self, stream_id: int, count: int) -> bool:
-        """The reader is done with so many bytes of StreamData: the peer may send as many more.
-        Whether `outgoing` may have to tell that now."""
-        return self._connection.consumed(stream_id, count)
-
-    def set_priority(self, stream_id: int, urgent: bool) -> None:
-        """Whether the stream's data goes before that of streams which are not urgent."""
-        self._connection.set_priority(stream_id, urgent)
-
-    def reset(self, stream_id: int, code: int) -> None:
-        """Give up sending. What is not yet sent or acknowledged is dropped."""
-        stream = self._connection._streams.get(stream_id)
-        if stream is not None and not stream.sender.is_finished:
-            stream.sender.reset(code)
-            self._connection.forget_unsent(stream)
-
-    def stop(self, stream_id: int, code: int) -> None:
-        """Give up reading: no more StreamData, and all that was or will be received counts as
-        consumed.
-        """
-        stream = self._connection._streams.get(stream_id)
-        still_open = stream is not None and not stream.receiver.is_finished
-        self._connection.credit.forsake(stream_id, more_to_come=still_open)
-        if stream is not None and still_open:
-            stream.receiver.stop(code)
-
-    # ------------------------------------------------------------------ datagrams
-
-    @property
-    def max_datagram_payload(self) -> int:
-        """The longest payload that `send_datagram` takes now; 0 when the peer takes none."""
-        return self._connection.max_datagram_payload
-
-    def seek_larger_datagrams(self) -> None:
-        """Try at once what the path takes, which bulk data does of its own accord."""
-        self._connection.path_mtu.is_wanted = True
-
-    @property
-    def is_searching_path(self) -> bool:
-        """Whether longer payloads may be possible before long."""
-        return self._connection.path_mtu.is_searching
-
-    def send_datagram(self, payload: bytes) -> bool:
-        """Queue a DATAGRAM frame. False: too long, not wanted by the peer, or too many are
-        waiting.
-        """
-        if self._terminated is not None or len(payload) > self.max_datagram_payload:
-            return False
-        if len(self._connection._datagrams_pending) >= MAX_UNSENT_DATAGRAMS:
-            return False
-        self._connection.send_datagram_frame(payload)
-        return True
-
-    # ------------------------------------------------------------------ the connection
-
-    def close(self, code: int, reason: str = "") -> None:
-        """End the connection. What is buffered is not sent; `outgoing()` has the
-        CONNECTION_CLOSE.
-        """
-        if self._terminated is None:
-            self._connection.close_by_application(code, reason)
-            self._collect()
-
-    def ping(self) -> None:
-        """Ask the peer for a sign of life; `last_received` shows it."""
-        if not self._connection._ping_pending:
-            self._connection.send_ping(0)
-
-    def raise_limits(self, limits: Limits) -> None:
-        """After login: larger windows, for the streams there are, too."""
-        self._connection.raise_limits(limits)
-
-    def export(self, label: bytes, context: bytes, length: int) -> bytes:
-        """RFC 8446 7.5, from SendReady on."""
-        handshake = self._connection.handshake
-        if handshake.key_schedule is None or not handshake.exporter_master_secret:
-            raise RuntimeError("the handshake is not far enough")
-        algorithm = handshake.key_schedule.algorithm
-        secret = handshake.exporter_master_secret
-        return export_keying_material(algorithm, secret, label, context, length)
-
-    @property
-    def peer_certificates(self) -> list[bytes]:
-        """What the server showed, DER, leaf first. Its key signed this handshake; nothing else
-        is verified.
-        """
-        return list(self._connection.handshake.peer_chain)
-
-    @property
-    def connection_ids(self) -> list[bytes]:
-        """The names by which the peer may call us now: those issued, and the client's own first
-        choice.
-        """
-        connection = self._connection
-        own = [cid.cid for cid in connection._host_cids]
-        if connection._is_client:
-            return own
-        return [connection.original_destination_connection_id, *own]
-
-    @property
-    def peer_address(self) -> Address | None:
-        """Where `outgoing()` sends to."""
-        address: Address | None = self._connection.get_peer_address()
-        return address
-
-    @property
-    def migration_allowed(self) -> bool:
-        """Whether the peer can bear it when we go on from another address of our own accord."""
-        return self._connection.migration_allowed
-
-    @property
-    def key_exchange(self) -> str:
-        """The group agreed upon, by its name."""
-        return self._connection.handshake.key_exchange
-
-    @property
-    def congestion(self) -> str:
-        """Which of CONTROLLERS decides how much is under way; "" where it is the library's own."""
-        return str(getattr(self._connection._loss._cc, "name", ""))
-
-    @property
-    def cipher_suite(self) -> str:
-        schedule = self._connection.handshake.key_schedule
-        return schedule.cipher_suite.name if schedule is not None else ""
-
-    @property
-    def last_received(self) -> float:
-        """When the peer was last heard; only packets that prove themselves count."""
-        return self._connection.last_received
-
-    @property
-    def round_trip_time(self) -> float | None:
-        """Seconds, smoothed; None before the first measurement."""
-        loss = self._connection._loss
-        return loss._rtt_smoothed if loss._rtt_initialized else None
-
-    # ------------------------------------------------------------------ receiving
-
-    def _take(self, datagram: bytes, peer: Address, now: float) -> None:
-        connection = self._connection
-        if not datagram:
-            return
-        if not datagram[0] & 0x80:
-            if not connection.is_complete:
-                self._hold(datagram, peer)
-                return
-            if self._is_stateless_reset(datagram):
-                self._end(Terminated(0, Cause.RESET.value, Cause.RESET, is_application=False))
-                return
-        elif connection.is_for_another(datagram):
-            self._events.append(NewcomerArrived(datagram))
-            return
-        connection.receive_datagram(datagram, peer, now)
-        if self._address_validated and connection._network_paths:
-            connection._network_paths[0].is_validated = True
-            self._address_validated = False
-        if self._held and connection.is_complete:
-            self._release_held(now)
-
-    def _hold(self, datagram: bytes, peer: Address) -> None:
-        if len(self._held) < MAX_HELD_PACKETS and self._connection.knows_cid(
-            datagram[1 : 1 + CID_LENGTH]
-        ):
-            self._held.append((datagram, peer))
-
-    def _release_held(self, now: float) -> None:
-        held, self._held = self._held, []
-        for datagram, peer in held:
-            self._connection.receive_datagram(datagram, peer, now)
-
-    def _is_stateless_reset(self, datagram: bytes) -> bool:
-        if self._connection.knows_cid(datagram[1 : 1 + CID_LENGTH]):
-            return False
-        return self._connection.is_reset_token(datagram[-RESET_TOKEN_LENGTH:])
-
-    # ------------------------------------------------------------------ events
-
-    def _collect(self, *, idle: bool = False) -> None:
-        """Translate what aioquic has to tell, one StreamData per stream for the whole batch."""
+    def collect(self) -> None:
+        """Translate what aioquic has to tell."""
         connection = self._connection
         connection.hand_on()
         if connection.notices:
             self._events.extend(connection.notices)
             connection.notices.clear()
-        if connection._events:
-            while (event := connection.next_event()) is not None:
-                translate = _TRANSLATIONS.get(type(event))
-                if translate is not None:
-                    translate(self, event)
-            for gathered, parts in self._gathering.values():
-                if len(parts) > 1:
-                    gathered.data = b"".join(parts)
-            self._gathering.clear()
-        self._note_path()
-        if connection.is_over:
-            self._note_end(idle)
+        if not connection._events:
+            return
+        while (event := connection.next_event()) is not None:
+            translate = _TRANSLATIONS.get(type(event))
+            if translate is not None:
+                translate(self, event)
+        for gathered, parts in self._gathering.values():
+            if len(parts) > 1:
+                gathered.data = b"".join(parts)
+        self._gathering.clear()
 
     def _on_stream_data(self, event: told.StreamDataReceived) -> None:
         credit = self._connection.credit
@@ -1395,90 +1161,14 @@ class Engine:
     def _on_cid_retired(self, event: told.ConnectionIdRetired) -> None:
         self._events.append(ConnectionIdRetired(event.connection_id))
 
-    def _note_path(self) -> None:
-        paths = self._connection._network_paths
-        if not paths or not paths[0].is_validated or paths[0].addr == self._path:
-            return
-        if self._path is not None:
-            self._events.append(PathChanged(paths[0].addr))
-        self._path = paths[0].addr
 
-    def _note_end(self, idle: bool) -> None:
-        ending = self._connection._close_event
-        if ending is None or self._terminated is not None:
-            return
-        cause = Cause.LOCAL
-        if idle:
-            cause = Cause.IDLE
-        elif self._connection._state == QuicConnectionState.DRAINING:
-            cause = Cause.PEER
-        reason = ending.reason_phrase
-        self._end(Terminated(int(ending.error_code), reason, cause, ending.frame_type is None))
-
-    def _end(self, terminated: Terminated) -> None:
-        self._terminated = terminated
-        self._held.clear()
-        self._events.append(terminated)
-
-    # ------------------------------------------------------------------ sending
-
-    def _keep_alive_due(self) -> float | None:
-        if self._keep_alive is None or not self._connection.is_complete:
-            return None
-        return max(self._connection.last_received, self._last_ping) + self._keep_alive
-
-    def _keep_keys_fresh(self) -> None:
-        connection = self._connection
-        sent = connection._packet_number
-        if connection._handshake_confirmed and sent - self._key_phase_began >= KEY_PHASE_PACKETS:
-            connection.request_key_update()
-            self._key_phase_began = sent
-
-    def _echo_farewell(self) -> list[tuple[Address, list[bytes]]]:
-        """RFC 9000 10.2.1: who still sends has missed the end. Answer ever more rarely."""
-        if self._strays == 0 or self._strays & (self._strays - 1):
-            return []
-        self._strays += 1
-        return self._farewell
-
-
-_TRANSLATIONS: dict[type[told.QuicEvent], Callable[[Engine, told.QuicEvent], None]] = cast(
-    "dict[type[told.QuicEvent], Callable[[Engine, told.QuicEvent], None]]",
+_TRANSLATIONS: dict[type[told.QuicEvent], Callable[[EventQueue, told.QuicEvent], None]] = cast(
+    "dict[type[told.QuicEvent], Callable[[EventQueue, told.QuicEvent], None]]",
     {
-        told.StreamDataReceived: Engine._on_stream_data,
-        told.StreamReset: Engine._on_stream_reset,
-        told.DatagramFrameReceived: Engine._on_datagram,
-        told.HandshakeCompleted: Engine._on_handshake_completed,
-        told.ConnectionIdRetired: Engine._on_cid_retired,
+        told.StreamDataReceived: EventQueue._on_stream_data,
+        told.StreamReset: EventQueue._on_stream_reset,
+        told.DatagramFrameReceived: EventQueue._on_datagram,
+        told.HandshakeCompleted: EventQueue._on_handshake_completed,
+        told.ConnectionIdRetired: EventQueue._on_cid_retired,
     },
 )
-
-
-def _connection_for(configuration: QuicConfiguration) -> type[_Connection]:
-    is_fast = configuration.congestion_control_algorithm.startswith(_OWN)
-    return _FastConnection if is_fast else _Connection
-
-
-def _configuration(
-    *,
-    is_client: bool,
-    limits: Limits,
-    idle_timeout: float,
-    max_datagram_size: int,
-    congestion: str,
-    plain: bool | None,
-) -> QuicConfiguration:
-    if plain is None:
-        plain = os.environ.get(PLAIN_VARIABLE) == "1"
-    return QuicConfiguration(
-        alpn_protocols=[ALPN],
-        cipher_suites=OFFERED_SUITES,
-        congestion_control_algorithm="cubic" if plain else _OWN + congestion,
-        connection_id_length=CID_LENGTH,
-        idle_timeout=idle_timeout,
-        is_client=is_client,
-        max_data=limits.connection_window,
-        max_datagram_frame_size=MAX_DATAGRAM_FRAME,
-        max_datagram_size=max_datagram_size,
-        max_stream_data=limits.stream_window,
-    )

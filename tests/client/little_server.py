@@ -33,7 +33,7 @@ from sshoq.protocol.request import UNAUTHORIZED, ConnectRequest, Response
 from sshoq.transport.channel import Channel, SinkClosed
 from sshoq.transport.events import AFTER_LOGIN
 from sshoq.transport.packets import FirstPacket
-from sshoq.transport.quic import Engine
+from sshoq.transport.engine import Engine
 from sshoq.transport.udp import UdpSocket
 from tests.link import identity
 from tests.pair import Party

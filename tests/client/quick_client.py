@@ -30,7 +30,7 @@ LOADED = (
     "asyncio", "sshoq.client.main", "sshoq.client.fallback", "sshoq.client.file_run",
     "sshoq.client.file_shell", "sshoq.client.first_flight", "sshoq.client.forwards",
     "sshoq.client.display", "sshoq.client.host_key_update", "sshoq.client.online",
-    "sshoq.transport.quic",
+    "sshoq.transport.engine",
 )  # fmt: skip
 """What most runs need. What else one needs, it loads itself."""
 

@@ -6,10 +6,10 @@ import pytest
 
 from sshoq.transport import client_start
 from sshoq.transport.client_start import Dice, first_flight
+from sshoq.transport.engine import Engine
 from sshoq.transport.events import AFTER_LOGIN, BEFORE_LOGIN, HandshakeCompleted, Limits
 from sshoq.transport.identity import SignatureScheme
 from sshoq.transport.packets import FirstPacket, own_names
-from sshoq.transport.quic import Engine
 from tests.link import (
     CLIENT,
     RESET_KEY,

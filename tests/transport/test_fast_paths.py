@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import pytest
 
+from sshoq.transport.engine import StreamClosed
 from sshoq.transport.events import (
     AFTER_LOGIN,
     DatagramReceived,
@@ -27,7 +28,6 @@ from sshoq.transport.events import (
     Terminated,
 )
 from sshoq.transport.fast_send import FastSend
-from sshoq.transport.quic import StreamClosed
 from sshoq.wire import varint
 from tests.link import CLIENT, Link, Side, Weather, connected
 from tests.rogue import forge, internal

@@ -11,9 +11,9 @@ import pytest
 from aioquic import tls
 
 from sshoq.transport import quic
+from sshoq.transport.engine import Engine
 from sshoq.transport.events import Terminated
 from sshoq.transport.packets import FirstPacket
-from sshoq.transport.quic import Engine
 from sshoq.wire import varint
 from tests.link import (
     CLIENT,

@@ -12,6 +12,7 @@ from aioquic.quic.packet import QuicPacketType, get_retry_integrity_tag, pull_qu
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sshoq.transport.engine import Engine
 from sshoq.transport.events import Terminated
 from sshoq.transport.packets import (
     CID_LENGTH,
@@ -32,7 +33,6 @@ from sshoq.transport.packets import (
     reset_token,
     stateless_reset,
 )
-from sshoq.transport.quic import Engine
 from tests.link import SERVER, first_datagrams
 
 PEER = ("192.0.2.1", 40000)

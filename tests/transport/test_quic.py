@@ -17,8 +17,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from sshoq.transport import engine, quic
 from sshoq.transport import identity as identities
-from sshoq.transport import quic
+from sshoq.transport.engine import Engine, NoStreamCredit, StreamClosed
 from sshoq.transport.events import (
     AFTER_LOGIN,
     BEFORE_LOGIN,
@@ -53,7 +54,7 @@ from sshoq.transport.packets import (
     parse_packet,
 )
 from sshoq.transport.protection import Keys, seal_packets
-from sshoq.transport.quic import Engine, NoStreamCredit, StreamClosed, export_keying_material
+from sshoq.transport.quic import export_keying_material
 from sshoq.wire import varint
 from tests.link import (
     CLIENT,
@@ -205,7 +206,7 @@ def test_what_says_that_the_order_counts_is_no_scheme_to_sign_with(
         return [ORDER_COUNTS]
 
     name = "_signature_algorithms_for_private_key"
-    monkeypatch.setattr(quic._Handshake, name, sign_with_it)
+    monkeypatch.setattr(quic.Handshake, name, sign_with_it)
     monkeypatch.setattr(tls, "signature_algorithm_params", lambda scheme: ())
     link, client, _ = make_link(preferred_schemes=[SCHEMES["ed25519"]])
     link.run(lambda: bool(client.told(Terminated)))
@@ -707,7 +708,7 @@ def test_datagrams_go_both_ways_up_to_the_largest() -> None:
 def test_unsent_datagrams_are_bounded() -> None:
     _, client, _ = connected()
     sent = sum(client.engine.send_datagram(b"x" * 1000) for _ in range(1000))
-    assert sent == quic.MAX_UNSENT_DATAGRAMS
+    assert sent == engine.MAX_UNSENT_DATAGRAMS
 
 
 def test_unread_datagrams_are_bounded_and_reading_makes_room() -> None:

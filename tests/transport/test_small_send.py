@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from sshoq.transport.engine import Engine
 from sshoq.transport.events import AFTER_LOGIN
 from sshoq.transport.fast_receive import LONE_ACK_DELAY
-from sshoq.transport.quic import Engine
 from sshoq.transport.small_send import FEW, MOST_SMALL, SentSmallPacket
 from tests.link import CLIENT, SERVER, Link, Side, Weather, connected
 from tests.rogue import internal
