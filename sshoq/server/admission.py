@@ -11,8 +11,8 @@ from heapq import heappop, heappush
 from ipaddress import ip_address
 
 from sshoq.config.patterns import match_cidr_list
+from sshoq.server.admission_values import MaxStartups, NetBlockSize
 from sshoq.server.config import ServerConfig
-from sshoq.server.keywords import MaxStartups, NetBlockSize
 
 Source = tuple[int, int]
 """IP version and the bits of the address that count."""

@@ -36,7 +36,6 @@ from sshoq.server.config import LoginConfig, ServerConfig
 from sshoq.server.connection import ConnectionFacts
 from sshoq.server.interview import Interview, interactive_part, spoiled
 from sshoq.server.key_commands import Requester, ask_for_keys
-from sshoq.server.keywords import TOUCH_REQUIRED, VERIFY_REQUIRED
 from sshoq.server.login import is_root
 from sshoq.server.pam import PamError, PamTransaction, load_library
 from sshoq.server.peer_name import find_name
@@ -44,6 +43,7 @@ from sshoq.server.privsep import Authenticate, AuthenticationResult
 from sshoq.server.records import RecordFiles, record_failure
 from sshoq.server.rights import LoginRights
 from sshoq.server.user_keys import Allowance, FoundKey, authorized_keys, keys_in
+from sshoq.server.values import TOUCH_REQUIRED, VERIFY_REQUIRED
 from sshoq.wire import encode_text
 
 CONVERSATION_ID_LENGTH = 32

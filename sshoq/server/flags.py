@@ -11,7 +11,8 @@ from typing import NamedTuple
 from sshoq import __version__
 from sshoq.config.lexer import ConfigSyntaxError, parse_port, parse_time
 from sshoq.config.usage import COMPATIBLE_VERSION
-from sshoq.server.config import DEFAULT_PORT, parse_test_spec
+from sshoq.server.config_dump import parse_test_spec
+from sshoq.server.config_reader import DEFAULT_PORT
 
 USAGE = """\
 usage: sshoq-server [-46DdeqTtV] [-C connection_spec] [-c host_cert_file]

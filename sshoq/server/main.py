@@ -16,14 +16,9 @@ from collections.abc import Sequence
 from sshoq.server import log, signals
 from sshoq.server.admission import Admission
 from sshoq.server.children import ROUTER_CODE, RunMonitor, protect_from_oom, start_monitor
-from sshoq.server.config import (
-    DEFAULT_FILE,
-    ConfigError,
-    ServerConfig,
-    dump,
-    load,
-    login_for_test,
-)
+from sshoq.server.config import ConfigError, ServerConfig
+from sshoq.server.config_dump import dump, login_for_test
+from sshoq.server.config_reader import DEFAULT_FILE, load
 from sshoq.server.connection import ConnectionFacts
 from sshoq.server.connections import Connections
 from sshoq.server.control_poll import ControlPoll

@@ -8,7 +8,7 @@ import sys
 from sshoq.auth.private_keys import load_private_key
 from sshoq.server import log
 from sshoq.server.authentication import preload
-from sshoq.server.config import load
+from sshoq.server.config_reader import load
 from sshoq.server.connection import ConnectionFacts
 from sshoq.server.identity import Identity, ShownKey
 from sshoq.server.monitor import run_monitor

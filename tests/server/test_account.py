@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sshoq.server.account import Account, find_account, host_matches, refusal
-from sshoq.server.config import load
+from sshoq.server.config_reader import load
 from sshoq.server.connection import ConnectionFacts
 
 HERE = ConnectionFacts("192.0.2.7", 40007, "192.0.2.1", 443)

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sshoq.server.admission import Admission, PenaltyBox, Refused, should_drop, source_of
-from sshoq.server.config import ServerConfig, load
-from sshoq.server.keywords import PENALTIES, MaxStartups, NetBlockSize
+from sshoq.server.admission_values import PENALTIES, MaxStartups, NetBlockSize
+from sshoq.server.config import ServerConfig
+from sshoq.server.config_reader import load
 
 A, B = "192.0.2.1", "192.0.2.2"
 BLOCK = NetBlockSize(32, 128)

@@ -22,7 +22,7 @@ from sshoq.server.authentication import (
     _failure_time,
     _wait_until,
 )
-from sshoq.server.config import load
+from sshoq.server.config_reader import load
 from sshoq.server.connection import ConnectionFacts
 from sshoq.server.pam import Answering
 from sshoq.server.privsep import Authenticate, AuthenticationResult

@@ -10,20 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sshoq.server import config as server_config
-from sshoq.server.config import (
-    ConfigError,
-    Options,
-    ServerConfig,
-    dump,
-    load,
-    login_for_test,
-    parse_test_spec,
-)
+from sshoq.server import config_reader
+from sshoq.server.config import ConfigError, Options, ServerConfig
+from sshoq.server.config_dump import dump, login_for_test, parse_test_spec
+from sshoq.server.config_reader import load
 from sshoq.server.keywords import (
     ACTED,
     DEPRECATED,
-    FLAG,
     KEYWORDS,
     LATER,
     REFUSED,
@@ -33,6 +26,7 @@ from sshoq.server.keywords import (
     VOID,
     attribute_name,
 )
+from sshoq.server.values import FLAG
 
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/bin:/usr/local/sbin")
 needs_sshd = pytest.mark.skipif(SSHD is None, reason="sshd is not installed")
@@ -713,7 +707,7 @@ def test_user_environment_is_a_list_of_patterns(tmp_path: Path) -> None:
 def test_included_files_come_in_order_and_their_match_ends_with_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_config, "INCLUDE_DIRECTORY", str(tmp_path))
+    monkeypatch.setattr(config_reader, "INCLUDE_DIRECTORY", str(tmp_path))
     write(tmp_path, "Match User u\nBanner /two\n", "2.conf")
     write(tmp_path, "PrintMotd no\n", "1.conf")
     config = read(tmp_path, "Include *.conf missing\nPrintMotd yes\nPrintLastLog no\n")
@@ -754,7 +748,7 @@ def test_a_missing_file_is_an_error_with_status_1(tmp_path: Path) -> None:
 
 def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="File too large"):
-        load(write(tmp_path, b"#" * (server_config.MAX_FILE + 1)))
+        load(write(tmp_path, b"#" * (config_reader.MAX_FILE + 1)))
 
 
 def test_the_command_line_comes_before_the_file_and_fallbacks_after(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 from sshoq.auth.authorized_keys import KeyRights, parse_options
 from sshoq.server import dialing, listeners, lookup
 from sshoq.server.account import Account
-from sshoq.server.config import load
+from sshoq.server.config_reader import load
 from sshoq.server.connection import ConnectionFacts
 from sshoq.server.dialing import Dialer
 from sshoq.server.listeners import Listeners

@@ -15,7 +15,7 @@ from sshoq.auth.keys import parse_public_key
 from sshoq.auth.private_keys import PrivateKey
 from sshoq.server import identity as server_identity
 from sshoq.server import log
-from sshoq.server.config import load
+from sshoq.server.config_reader import load
 from sshoq.server.identity import (
     Identity,
     IdentityError,

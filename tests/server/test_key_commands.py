@@ -11,7 +11,8 @@ from sshoq.auth.keys import PublicKey
 from sshoq.auth.ssh_certificates import USER, Certificate
 from sshoq.server import key_commands, log
 from sshoq.server.account import Account
-from sshoq.server.config import ConfigError, load
+from sshoq.server.config import ConfigError
+from sshoq.server.config_reader import load
 from sshoq.server.connection import ConnectionFacts
 from sshoq.server.key_commands import Requester, ask_for_keys, ask_for_principals
 from sshoq.wire import put_string

@@ -32,8 +32,8 @@ from sshoq.server.privsep import (
     make_pair,
 )
 from sshoq.server.router import NAMES_PER_CONNECTION, NetworkProcess, Router
-from sshoq.transport.packets import MIN_INITIAL_DATAGRAM, parse_packet, reset_token
 from sshoq.transport.engine import Engine
+from sshoq.transport.packets import MIN_INITIAL_DATAGRAM, parse_packet, reset_token
 from tests.needs import need_root
 
 HOST = "127.0.0.1"

@@ -9,7 +9,8 @@ import pytest
 
 from sshoq.auth.authorized_keys import MAX_FILE
 from sshoq.server.account import Account, find_account
-from sshoq.server.config import LoginConfig, load
+from sshoq.server.config import LoginConfig
+from sshoq.server.config_reader import load
 from sshoq.server.user_keys import (
     MAX_LINE_BYTES,
     MAX_LINES,
