@@ -3,6 +3,7 @@ them."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -18,6 +19,9 @@ settings.register_profile(
     "sshoq", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("sshoq")
+
+# What a group may write counts as somebody else's, and whoever has a group alone has such a umask.
+os.umask(0o022)
 
 
 @pytest.fixture(scope="session")

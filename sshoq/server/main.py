@@ -101,6 +101,7 @@ def _show_help(invocation: Invocation) -> int:
 def _test(invocation: Invocation) -> int:
     """`-t`: whether the server could start."""
     _read_all(invocation)
+    _check_privileges()
     return 0
 
 
@@ -112,6 +113,14 @@ def _read_all(invocation: Invocation) -> ServerConfig:
     config.listen_addresses()
     read_identity(invocation, config)
     return config
+
+
+def _check_privileges() -> None:
+    from sshoq.server.sandbox import prepare_sandbox
+
+    amiss = prepare_sandbox()
+    if amiss is not None:
+        raise UsageError(amiss, status=255)
 
 
 def _dump(invocation: Invocation) -> int:
@@ -211,7 +220,7 @@ class Server:
     # ------------------------------------------------------------------ start
 
     def run(self) -> int:
-        self._check_privileges()
+        _check_privileges()
         self._routers.bind(self._config)
         if not self._routers.places:
             log.fatal("Cannot bind any address.")
@@ -231,6 +240,7 @@ class Server:
         self._wakeup = signals.watch(_SIGNALS)
         self._poll.add(self._wakeup, self._take_signals)
         self._announce_addresses()
+        self._announce_lack_of_rules()
         if self._pid_file is not None:
             write_pid_file(self._pid_file)
         settle_heap()  # monitors are forked from here: what is loaded now is shared with them
@@ -243,13 +253,6 @@ class Server:
             invocation.config_file = os.path.abspath(invocation.config_file)
         if invocation.log_file is not None:
             invocation.log_file = os.path.abspath(invocation.log_file)
-
-    def _check_privileges(self) -> None:
-        from sshoq.server.sandbox import prepare_sandbox
-
-        amiss = prepare_sandbox()
-        if amiss is not None:
-            raise UsageError(amiss, status=255)
 
     def _open_log(self, config: ServerConfig) -> None:
         level = log.LEVELS[config.log_level]
@@ -276,6 +279,13 @@ class Server:
             log.info(f"Server listening on {place}.")
         for key in self._identity.keys:
             log.debug(f"host key {key.fingerprint} from {key.source}")
+
+    def _announce_lack_of_rules(self) -> None:
+        from sshoq.server.pam import missing_rules
+
+        has_pam = self._config.use_pam and os.geteuid() == 0
+        if has_pam and (lack := missing_rules(self._config.pam_service_name)):
+            log.info(lack)
 
     @property
     def _pid_file(self) -> str | None:

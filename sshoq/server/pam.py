@@ -28,6 +28,18 @@ MAX_MESSAGES = 64 * 1024
 """What modules may say between two showings: a long motd, and no more."""
 
 
+RULE_FOLDERS = ("/etc/pam.d", "/usr/etc/pam.d", "/usr/lib/pam.d", "/usr/share/pam.d")
+"""Where PAM's rules are, here or there. The first is missing where all of them are in one file."""
+
+
+def missing_rules(service: str) -> str | None:
+    """Main: what to log if nobody has written rules for the service. PAM says nothing of it."""
+    own = [f"{folder}/{service.lower()}" for folder in RULE_FOLDERS]
+    if not os.path.isdir(RULE_FOLDERS[0]) or any(map(os.path.exists, own)):
+        return None
+    return f'PAM service "{service}" has no file in {RULE_FOLDERS[0]}: the rules of "other" hold'
+
+
 class PamError(Exception):
     """PAM does not work, or a module says no where that ends the login."""
 

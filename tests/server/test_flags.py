@@ -14,6 +14,15 @@ from sshoq.server import flags
 from sshoq.server.config import ConfigError, ServerConfig
 from sshoq.server.flags import Invocation, UsageError, parse_command_line
 from sshoq.server.main import read_configuration
+from tests.janitor import Janitor
+from tests.needs import need_root
+
+
+@pytest.fixture(autouse=True, scope="module")
+def installed(janitor: Janitor) -> None:
+    """A test of the configuration by root looks for the service user, too."""
+    if os.geteuid() == 0:
+        janitor.make_service_user()
 
 
 def parse(*words: str) -> Invocation:
@@ -270,6 +279,27 @@ def test_a_test_says_what_is_wrong(
     (tmp_path / "c").write_text(config)
     done = run("-t", "-f", "c", cwd=tmp_path)
     assert (done.stderr.splitlines(), done.returncode) == (lines, status)
+
+
+NOT_INSTALLED = """
+from sshoq.server import main, sandbox
+sandbox.SERVICE_USER = "nobody-made-it"
+raise SystemExit(main.main())
+"""
+
+
+def test_a_test_misses_the_service_user(tmp_path: Path) -> None:
+    """As sshd's does: the server could not start."""
+    need_root()
+    key = str(tmp_path / "key")
+    subprocess.run(["ssh-keygen", "-qt", "ed25519", "-N", "", "-f", key], check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", NOT_INSTALLED, "-t", "-f", "none", "-h", key],
+        capture_output=True,
+        text=True,
+    )
+    lack = "Privilege separation user nobody-made-it does not exist; make it with: useradd "
+    assert (done.returncode, done.stderr[: len(lack)]) == (255, lack)
 
 
 def test_one_half_of_a_certificate_is_never_overwritten(tmp_path: Path) -> None:

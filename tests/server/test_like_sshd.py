@@ -79,7 +79,7 @@ UnusedConnectionTimeout x
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(service_user: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a host key, and where both programs look for names of files."""
     need_root()
     need_tools("sshd")

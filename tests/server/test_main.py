@@ -17,6 +17,7 @@ from sshoq.server.control_poll import ControlPoll
 from sshoq.server.identity import Identity
 from sshoq.server.main import Server
 from sshoq.server.routers import Routers
+from tests.needs import need_root
 
 FAKE = str(Path(__file__).with_name("fake_server.py"))
 ROOT = str(Path(__file__).parents[2])
@@ -162,6 +163,13 @@ def test_it_says_where_it_listens_and_writes_its_pid(server: FakeServer) -> None
     assert f"Server listening on 127.0.0.1 port {server.port}." in server.log.read_text()
     server.client().connect()
     assert server.pid_file.read_text() == f"{server.process.pid}\n"
+
+
+def test_it_says_that_nobody_wrote_rules_for_pam(place: Path, servers: list[FakeServer]) -> None:
+    need_root()
+    start(place, servers, "UsePAM yes", "PAMServiceName nobody-wrote-it").wait_for_log(
+        'PAM service "nobody-wrote-it" has no file in /etc/pam.d: the rules of "other" hold'
+    )
 
 
 def test_a_newcomer_gets_a_monitor_that_knows_both_addresses(server: FakeServer) -> None:

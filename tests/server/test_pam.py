@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sshoq.server import pam
 from sshoq.server.connection import ConnectionFacts
 from sshoq.server.libc import libc
 from sshoq.server.pam import (
@@ -20,6 +22,7 @@ from sshoq.server.pam import (
     _Message,
     _Response,
     load_library,
+    missing_rules,
 )
 
 ECHO_OFF, ECHO_ON, ERROR, TEXT = 1, 2, 3, 4
@@ -259,3 +262,19 @@ def test_modules_can_ask_where_the_user_comes_from(transaction: PamTransaction) 
 def test_closing_twice_is_closing_once(transaction: PamTransaction) -> None:
     transaction.close()
     transaction.close()
+
+
+def test_rules_that_nobody_wrote_are_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = tmp_path / "pam.d", tmp_path / "vendor"
+    monkeypatch.setattr(pam, "RULE_FOLDERS", (str(ours), str(theirs)))
+    assert missing_rules("SshOQ") is None  # all rules are in one file
+    ours.mkdir()
+    lack = missing_rules("SshOQ")
+    assert lack == f'PAM service "SshOQ" has no file in {ours}: the rules of "other" hold'
+    for folder in (theirs, ours):
+        folder.mkdir(exist_ok=True)
+        (folder / "sshoq").touch()
+        assert missing_rules("SshOQ") is None
+        (folder / "sshoq").unlink()
