@@ -27,6 +27,7 @@ SIGN_RESPONSE = 14
 ADD_IDENTITY = 17
 ADD_SMARTCARD_KEY = 20
 ADD_ID_CONSTRAINED = 25
+EXTENSION = 27
 SUCCESS = 6
 
 CONSTRAIN_LIFETIME = 1
@@ -155,6 +156,25 @@ class Agent:
                 raise AgentError("agent closed the connection")
             parts += part
         return bytes(parts)
+
+
+def request_of_strangers() -> bytes:
+    """A whole request, which tells an agent that all others on its connection come from far away
+    (session-bind@openssh.com, PROTOCOL.agent). OpenSSH's then loads no libraries for them and makes
+    no use of keys that are meant for certain hosts; others say that they do not know it.
+
+    A session is known there by a host key's signature. TLS has none of that form, so the key is one
+    for the occasion, which stands for no host.
+    """
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    host_key = PrivateKey(Ed25519PrivateKey.generate())
+    session = os.urandom(32)
+    signature = put_string(b"ssh-ed25519") + put_string(host_key.sign(session))
+    fields = (b"session-bind@openssh.com", host_key.public_key.blob, session, signature)
+    is_forwarding = b"\1"
+    body = bytes((EXTENSION,)) + b"".join(map(put_string, fields)) + is_forwarding
+    return put_string(body)
 
 
 class AgentSigner:

@@ -4,6 +4,7 @@ Loaded only when something is to be forwarded. What the server may open is what 
 nothing else; messages are OpenSSH's.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -15,12 +16,22 @@ from sshoq.client.passages import Passages
 from sshoq.client.remote_forwards import RemoteForwards
 from sshoq.client.run_context import RunContext
 from sshoq.client.task_group import task_group
+from sshoq.forwarding.forwarder import SocketEnd
 from sshoq.forwarding.joint import join
 from sshoq.protocol.messages import X11, AgentConnection
 from sshoq.transport.channel import Channel, SinkClosed
 
 if TYPE_CHECKING:
     from sshoq.client.display import ForwardedDisplay
+
+
+AGENT_PATIENCE = 30.0
+"""Seconds for an agent to take note of something."""
+
+_LENGTH = 4
+"""Bytes in front of each of its messages."""
+MAX_NOTE = 1024
+"""Bytes with which it says that it has: one would do."""
 
 
 @asynccontextmanager
@@ -74,7 +85,7 @@ class Forwards:
         """Towards a Go server, whose agent socket would not notice the end of a stream, a reset
         says that the agent is through."""
         try:
-            end = await dial_path(path)
+            end = await _call_agent(path)
         except OSError as error:
             self._log.debug(f"agent at {path}: {error.strerror or error}")
             refuse_unasked(channel)
@@ -110,3 +121,39 @@ class Forwards:
             channel.close()
         else:
             await join(channel, end)
+
+
+async def _call_agent(path: str) -> SocketEnd:
+    """An agent that knows who is calling: there is much that it does for its own user alone.
+    OSError."""
+    from sshoq.auth.agent import request_of_strangers
+
+    end = await dial_path(path)
+    try:
+        async with asyncio.timeout(AGENT_PATIENCE):
+            await end.sink.write(request_of_strangers())
+            await _await_note(end)
+    except SinkClosed:
+        end.close()
+        raise ConnectionResetError("the agent has hung up") from None
+    except BaseException:
+        end.close()
+        raise
+    return end
+
+
+async def _await_note(end: SocketEnd) -> None:
+    """Whatever the answer is; what comes behind it belongs to nobody."""
+    answer = bytearray()
+    wanted = _LENGTH
+    while len(answer) < wanted:
+        data = await end.source.read()
+        if not data:
+            raise ConnectionResetError("the agent has hung up")
+        answer += data
+        if len(answer) >= _LENGTH:
+            wanted = _LENGTH + int.from_bytes(answer[:_LENGTH], "big")
+        if max(len(answer), wanted) > MAX_NOTE:
+            break
+    if len(answer) != wanted:
+        raise ConnectionResetError("the agent says what it was not asked")

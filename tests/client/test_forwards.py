@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -44,9 +45,10 @@ from sshoq.protocol.messages import (
 from sshoq.protocol.outcome import Unsupported
 from sshoq.protocol.version import GO_IMPLEMENTATION, Version
 from sshoq.transport.channel import Channel, ChannelClosed, ChannelRefused
-from sshoq.wire import IPPort
+from sshoq.wire import IPPort, put_string
 from tests.forwarding.test_x11 import setup
 from tests.pair import Party, logged_in, read_all, run
+from tests.processes import wait_until
 
 GO_VERSION = Version((3, 0), "alpha-00", GO_IMPLEMENTATION, (0, 2, 1))
 
@@ -551,16 +553,78 @@ def test_the_agent_is_reached_by_those_who_may(tmp_path: Path) -> None:
             for extensions in (OURS, NONE):
                 async with forwards(extensions=extensions, agent=path) as there:
                     channel = there.open(AgentConnection())
-                    await channel.opened()
                     near, _ = await asyncio.get_running_loop().sock_accept(agent)
-                    await channel.write(b"list")
                     near.setblocking(False)
+                    await take_note(near)
+                    await channel.opened()
+                    await channel.write(b"list")
                     assert await receive(near, 4) == b"list"
                     near.close()
                     assert await channel.read() == b""
                     assert channel.was_reset == (extensions is NONE)
 
     run(main)
+
+
+async def take_note(caller: socket.socket, answer: bytes = b"\0\0\0\1\x05") -> None:
+    """As an agent that knows nothing of those who call from far away."""
+    note = await receive(caller, 4)
+    left = 4 + int.from_bytes(note[:4], "big") - len(note)
+    note += await receive(caller, left) if left else b""
+    assert note[4:].startswith(b"\x1b\0\0\0\x18session-bind@openssh.com")
+    await asyncio.get_running_loop().sock_sendall(caller, answer)
+
+
+@pytest.mark.parametrize("answer", [b"", b"\0\0\0\1\x06\0", b"\0\1\0\0\x06"])
+def test_an_agent_that_makes_no_sense_is_refused(tmp_path: Path, answer: bytes) -> None:
+    path = str(tmp_path / "agent")
+
+    async def main() -> None:
+        with socket.socket(socket.AF_UNIX) as agent:
+            agent.bind(path)
+            agent.listen()
+            agent.setblocking(False)
+            async with forwards(agent=path) as there:
+                refusal = asyncio.ensure_future(there.refusal(AgentConnection()))
+                near, _ = await asyncio.get_running_loop().sock_accept(agent)
+                near.setblocking(False)
+                await take_note(near, answer)
+                near.shutdown(socket.SHUT_WR)
+                assert await refusal == 1
+                near.close()
+
+    run(main)
+
+
+def test_the_agent_loads_no_libraries_for_those_at_the_server(tmp_path: Path) -> None:
+    """Whoever is root there could have code of his choice run here, else."""
+    path, log = str(tmp_path / "agent"), tmp_path / "log"
+
+    async def main() -> None:
+        async with forwards(agent=path) as there:
+            channel = there.open(AgentConnection())
+            await channel.opened()
+            request = b"\x14" + put_string(b"/usr/lib/libany.so") + put_string(b"")
+            await channel.write(put_string(request))
+            assert bytes(await channel.read()) == b"\0\0\0\1\x05"
+            channel.close()
+
+    with log.open("wb") as written:
+        agent = subprocess.Popen(
+            ["ssh-agent", "-d", "-a", path], stdout=subprocess.DEVNULL, stderr=written
+        )
+    try:
+        wait_until(lambda: is_listening(path), 30, "the agent listens")
+        run(main)
+    finally:
+        agent.terminate()
+        agent.wait(timeout=30)
+    assert "remote addition of providers is disabled" in log.read_text()
+
+
+def is_listening(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as caller:
+        return caller.connect_ex(path) == 0
 
 
 def test_an_agent_that_is_gone_is_refused(tmp_path: Path) -> None:
