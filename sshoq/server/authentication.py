@@ -1,53 +1,38 @@
 """Process: monitor [root]. Whether somebody is who they say, and may come in.
 
-The network process is not believed: the token is verified here, against the connection's ID as it
-was first told, and a token counts once. A user who does not exist, or may not log in, is taken
-through the same steps as one who may, and every failure takes as long as the next.
+The network process is not believed: whatever it brings is judged here (tokens in
+`key_evidence.py`), for the connection's ID as it was first told. A user who does not exist, or may
+not log in, is taken through the same steps as one who may, and every failure takes as long as the
+next.
 """
 
 import base64
 import binascii
 import contextlib
-import hashlib
 import hmac
 import os
 import time
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable
 
-from sshoq.auth.authorized_keys import KeyRights, OptionError, mark_of
+from sshoq.auth.authorized_keys import KeyRights, OptionError
 from sshoq.auth.certificate_rights import merge_rights
-from sshoq.auth.interactive import DEVICE
 from sshoq.auth.interactive import METHOD as INTERACTIVE
-from sshoq.auth.keys import TOUCHED, VERIFIED, KeyFormatError, PublicKey, touch_of
-from sshoq.auth.revoked_keys import RevocationError, RevokedKeys, load_revoked_keys
-from sshoq.auth.ssh_certificates import Certificate, parse_certificate
-from sshoq.auth.token import (
-    TokenRefused,
-    certificate_in,
-    key_algorithms_of,
-    key_in,
-    verify_token,
-)
 from sshoq.server import log, shadow
 from sshoq.server.account import Account, find_account, refusal
-from sshoq.server.authorities import CertificateLogin, refusal_of
 from sshoq.server.config import LoginConfig, ServerConfig
 from sshoq.server.connection import ConnectionFacts
 from sshoq.server.interview import Interview, interactive_part, spoiled
-from sshoq.server.key_commands import Requester, ask_for_keys
+from sshoq.server.key_commands import Requester
+from sshoq.server.key_evidence import Evidence, KeyJudge
 from sshoq.server.login import is_root
 from sshoq.server.pam import PamError, PamTransaction, load_library
 from sshoq.server.peer_name import find_name
 from sshoq.server.privsep import Authenticate, AuthenticationResult
 from sshoq.server.records import RecordFiles, record_failure
 from sshoq.server.rights import LoginRights
-from sshoq.server.user_keys import Allowance, FoundKey, authorized_keys, keys_in
-from sshoq.server.values import TOUCH_REQUIRED, VERIFY_REQUIRED
 from sshoq.wire import encode_text
 
 CONVERSATION_ID_LENGTH = 32
-MIN_RSA_BITS = 2048
 MIN_FAILURE_TIME = 0.005
 FREE_TRY_SHARE = 0.25
 MAX_BANNER = 100 * 1024
@@ -79,22 +64,6 @@ def preload() -> None:
             load_library()
 
 
-class Evidence(NamedTuple):
-    """What an Authorization header came to."""
-
-    method: str
-    is_good: bool
-    key: PublicKey | None = None
-    key_rights: KeyRights | None = None
-    certificate: Certificate | None = None
-    """Then `key` is it as well."""
-
-    @property
-    def full_method(self) -> str:
-        """With the device, as logs and SSH_USER_AUTH have it."""
-        return f"{INTERACTIVE}/{DEVICE}" if self.method == INTERACTIVE else self.method
-
-
 class Authenticator:
     """The tries of one connection. `login` is set when one has succeeded.
 
@@ -119,8 +88,6 @@ class Authenticator:
         self._account: Account | None = None
         self.conversation_id = b""
         """Of the first try, and so of all."""
-        self._used_tokens: set[bytes] = set()
-        self._allowance = Allowance()
         self._had_none = self._is_free_try = False
         self._must_change_password = False
         self._banner_shown = False
@@ -128,8 +95,8 @@ class Authenticator:
         """What would let in from here: the methods that are left of each list."""
         self._done: list[str] = []
         """What has succeeded, in the words of SSH_USER_AUTH."""
-        self._done_keys: set[bytes] = set()
         self._key_rights: KeyRights | None = None
+        self._key_judge: KeyJudge | None = None
         self._is_partial = False
         self._exchange = exchange
         self._working_since = 0.0
@@ -251,6 +218,12 @@ class Authenticator:
         self._lists = self._wanted_lists()
         log.set_level(log.LEVELS[self._config.log_level])
         self.is_valid = self._is_allowed(account)
+        self._key_judge = KeyJudge(
+            Requester(account, self._config, where),
+            user=user,
+            conversation_id=self.conversation_id,
+            is_valid=self.is_valid,
+        )
         if self._config.use_pam and is_root():
             self.pam = PamTransaction(self._config.pam_service_name, account.name, where)
         return account
@@ -292,7 +265,7 @@ class Authenticator:
     def _weigh(self, account: Account, request: Authenticate) -> Evidence:
         scheme, _, credentials = request.authorization.partition(b" ")
         if scheme.lower() == b"bearer":
-            return self._weigh_token(account, request, credentials.strip())
+            return self._weigh_token(credentials.strip())
         if scheme.lower() == b"basic":
             return self._weigh_password(account, credentials.strip())
         answers = interactive_part(request.authorization)
@@ -300,158 +273,10 @@ class Authenticator:
             return self._weigh_interview(account, request, begins=not answers)
         return Evidence("none", False)
 
-    def _weigh_token(self, account: Account, request: Authenticate, token: bytes) -> Evidence:
-        """Find the key that has signed the token; it does not say which one that is."""
-        digest = hashlib.sha256(token).digest()
-        nothing = Evidence("publickey", False)
-        if not self._is_next("publickey") or digest in self._used_tokens:
-            return nothing
-        self._used_tokens.add(digest)
-        text = token.decode("latin-1")
-        now = time.time()
-        self._allowance.begin_try()
-        try:
-            blob = certificate_in(text)
-            if blob is not None:
-                return self._weigh_certificate(account, text, blob, now)
-            named = self._named_key(text, now)
-            marks = key_algorithms_of(text) if named is None else [mark_of(named)]
-        except (KeyFormatError, TokenRefused) as error:
-            log.debug(str(error), log.DEBUG2)
-            return nothing
-        nothing = Evidence("publickey", False, named)
-        for path, (line, key, rights) in self._known_keys(account, named, marks):
-            if rights.certificate_authority or named not in (None, key):
-                continue
-            try:
-                signature = verify_token(text, key, request.user, self.conversation_id, now)
-            except TokenRefused as refused:
-                log.debug(f"{path}:{line}: {refused}", log.DEBUG2)
-                continue
-            if self._is_used(key) or self._is_revoked(key):
-                continue
-            reason = self._key_refusal(key) or refusal_of(rights, self._connection, now)
-            if reason is None:
-                log.verbose(
-                    f"Accepted key {key.kind.name} {self._fingerprint(key)} found at {path}:{line}"
-                )
-                return self._weigh_touch(Evidence("publickey", True, key, rights), key, signature)
-            log.info(f"Authentication tried for {account.name} with correct key but {reason}")
-        return nothing
-
-    def _named_key(self, token: str, now: float) -> PublicKey | None:
-        """The key that the client says it has, and has; None if it does not say."""
-        blob = key_in(token)
-        if blob is None:
-            return None
-        key = PublicKey(blob)
-        verify_token(token, key, self.user or "", self.conversation_id, now)
-        return key
-
-    def _known_keys(
-        self, account: Account, named: PublicKey | None, marks: list[bytes]
-    ) -> Iterator[FoundKey]:
-        """Those that can be it; in files first, a program is asked only if they are not enough."""
-        yield from authorized_keys(account, self._config, marks, self._allowance)
-        command = self._config.authorized_keys_command
-        if command is not None and self.is_valid:
-            said = ask_for_keys(self._requester(account), named, named)
-            yield from keys_in(command, said, marks, self._allowance)
-
-    def _requester(self, account: Account) -> Requester:
-        return Requester(account, self._config, self._connection)
-
-    def _weigh_certificate(
-        self, account: Account, token: str, blob: bytes, now: float
-    ) -> Evidence:
-        """Not the key itself is known here, but who vouches for it."""
-        certificate = parse_certificate(blob)
-        signature = verify_token(
-            token, certificate.key, self.user or "", self.conversation_id, now
-        )
-        evidence = Evidence("publickey", False, certificate.public, certificate=certificate)
-        if reason := self._certificate_refusal(certificate):
-            log.info(f"refusing {certificate.kind_name} key: {reason}")
-            return evidence
-        if not self.is_valid or self._is_used(certificate.key):
-            return evidence
-        if self._is_certificate_revoked(certificate):
-            return evidence
-        requester = self._requester(account)
-        rights = CertificateLogin(certificate, requester, self._allowance, now).find_rights()
-        if rights is None:
-            return evidence
-        evidence = evidence._replace(is_good=True, key_rights=rights)
-        return self._weigh_touch(evidence, certificate.key, signature)
-
-    def _certificate_refusal(self, certificate: Certificate) -> str | None:
-        if not self._config.accepts_key(certificate.public.algorithm):
-            return f"key type {certificate.public.algorithm} not in PubkeyAcceptedAlgorithms"
-        if certificate.signature_algorithm not in self._config.ca_signature_algorithms.split(","):
-            return f"signed by {certificate.signature_algorithm}, not in CASignatureAlgorithms"
-        if self._is_short(certificate.key) or self._is_short(certificate.authority):
-            return "the RSA key is too short"
-        return certificate.find_flaw()
-
-    def _weigh_touch(self, evidence: Evidence, key: PublicKey, signature: bytes) -> Evidence:
-        """Keys on FIDO tokens: whether their owner was there, and known, as is demanded."""
-        rights = evidence.key_rights
-        if not key.kind.on_token or rights is None:
-            return evidence
-        touch = touch_of(signature)
-        log.debug(f"sk_counter = {touch.counter}, sk_flags = 0x{touch.flags:02x}")
-        demands = self._config.pubkey_auth_options
-        missing = None
-        if (VERIFY_REQUIRED in demands or rights.verify_required) and not touch.flags & VERIFIED:
-            missing = "user verification requirement not met"
-        if (TOUCH_REQUIRED in demands or rights.touch_required) and not touch.flags & TOUCHED:
-            missing = "user presence (authenticator touch) requirement not met"
-        if missing is not None:
-            log.error(
-                f"public key {self._describe(evidence)} signature for {self._whom} from "
-                f"{self._source} rejected: {missing}"
-            )
-        return evidence._replace(is_good=missing is None)
-
-    def _is_used(self, key: PublicKey) -> bool:
-        """Two keys in a row must be two keys."""
-        if key.blob not in self._done_keys:
-            return False
-        log.info(f"refusing previously-used {key.kind.name} key")
-        return True
-
-    def _is_revoked(self, key: PublicKey) -> bool:
-        return self._is_in_revoked_file(key, lambda revoked: key in revoked)
-
-    def _is_certificate_revoked(self, certificate: Certificate) -> bool:
-        return self._is_in_revoked_file(
-            certificate.key, lambda revoked: revoked.revokes(certificate)
-        )
-
-    def _is_in_revoked_file(self, key: PublicKey, look: Callable[[RevokedKeys], bool]) -> bool:
-        """RevokedKeys. A file that cannot be read might revoke this very key, so it revokes all."""
-        path = self._config.revoked_keys
-        if path is None:
-            return False
-        name = f"{key.kind.name} {self._fingerprint(key)}"
-        try:
-            if not look(load_revoked_keys(path)):
-                return False
-        except RevocationError as error:
-            log.error(f"Error checking authentication key {name} in revoked keys file {error}")
-            return True
-        log.error(f"Authentication key {name} revoked by file {path}")
-        return True
-
-    def _key_refusal(self, key: PublicKey) -> str | None:
-        """What speaks against a key although it has signed; None for nothing."""
-        if not self._config.accepts_key(key.algorithm):
-            return f"key type {key.algorithm} not in PubkeyAcceptedAlgorithms"
-        return "the RSA key is too short" if self._is_short(key) else None
-
-    def _is_short(self, key: PublicKey) -> bool:
-        least = max(MIN_RSA_BITS, self._config.required_rsa_size)
-        return key.algorithm == "ssh-rsa" and key.bits < least
+    def _weigh_token(self, token: bytes) -> Evidence:
+        if self._key_judge is None or not self._is_next("publickey"):
+            return Evidence("publickey", False)
+        return self._key_judge.weigh_token(token)
 
     def _weigh_password(self, account: Account, credentials: bytes) -> Evidence:
         try:
@@ -546,8 +371,8 @@ class Authenticator:
         key, done = evidence.key, evidence.full_method
         if key is not None:
             done += f" {key.algorithm} {key.base64}"
-            certificate = evidence.certificate
-            self._done_keys.add(key.blob if certificate is None else certificate.key.blob)
+        if self._key_judge is not None:
+            self._key_judge.use_up(evidence)
         self._done.append(done)
         self._lists = [rest[1:] for rest in self._lists if rest[0] == evidence.method]
         if not all(self._lists):  # one of them has come to its end
@@ -614,7 +439,7 @@ class Authenticator:
         )
         line = f"{verdict} {evidence.full_method} for {self._whom} from {self._source} ssh2"
         if evidence.key is not None:
-            line += f": {self._describe(evidence)}"
+            line += f": {evidence.describe(self._config.fingerprint_hash.lower())}"
         log.write(log.INFO if noteworthy else log.VERBOSE, line)
 
     def _take_banner(self) -> str:
@@ -632,7 +457,7 @@ class Authenticator:
 
     @property
     def _source(self) -> str:
-        return f"{self._connection.peer_address} port {self._connection.peer_port}"
+        return self._connection.peer
 
     @property
     def _whom(self) -> str:
@@ -644,22 +469,6 @@ class Authenticator:
         if self.user is None:
             return ""
         return f"{'authenticating' if self.is_valid else 'invalid'} user {self.user}"
-
-    def _describe(self, evidence: Evidence) -> str:
-        """The key; with a certificate its own fingerprint, too, and who signed what."""
-        assert evidence.key is not None
-        certificate = evidence.certificate
-        if certificate is None:
-            return f"{evidence.key.kind.name} {self._fingerprint(evidence.key)}"
-        authority = certificate.authority
-        return (
-            f"{certificate.kind_name} {self._fingerprint(certificate.key)} "
-            f"ID {certificate.key_id} (serial {certificate.serial}) "
-            f"CA {authority.kind.name} {self._fingerprint(authority)}"
-        )
-
-    def _fingerprint(self, key: PublicKey) -> str:
-        return key.fingerprint(self._config.fingerprint_hash.lower())
 
 
 def _failure_time(user: str) -> float:

@@ -15,3 +15,8 @@ class ConnectionFacts(NamedTuple):
     def peer_host(self) -> str:
         """What rules for hosts are compared with, and PAM is told: with UseDNS a name."""
         return self.peer_name or self.peer_address
+
+    @property
+    def peer(self) -> str:
+        """As sshd's log has it."""
+        return f"{self.peer_address} port {self.peer_port}"

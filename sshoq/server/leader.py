@@ -263,7 +263,7 @@ class Leader:
         peer = self._rights.connection
         log.verbose(
             f"Starting session: {what}{where} for {self._rights.account.name} from "
-            f"{peer.peer_address} port {peer.peer_port} id {session.number}"
+            f"{peer.peer} id {session.number}"
         )
 
 

@@ -417,7 +417,7 @@ class Monitor:
                 log.error(f"while ending: {error!r}")
 
     def _log_end(self) -> None:
-        where = f"{self._connection.peer_address} port {self._connection.peer_port}"
+        where = self._connection.peer
         authenticator = self._authenticator
         if authenticator.login is not None:
             log.info(f"Disconnected from user {authenticator.login.account.name} {where}")
@@ -497,8 +497,7 @@ def run_monitor(
     )
     where = connection
     log.verbose(
-        f"Connection from {where.peer_address} port {where.peer_port} on {where.local_address} "
-        f"port {where.local_port}"
+        f"Connection from {where.peer} on {where.local_address} port {where.local_port}"
     )
     status = 0
     try:
@@ -506,7 +505,7 @@ def run_monitor(
     except (Over, PeerGone):
         pass
     except PrivsepError as error:
-        log.error(f"{where.peer_address} port {where.peer_port}: {error}")
+        log.error(f"{where.peer}: {error}")
         status = 1
     finally:
         monitor.finish()
