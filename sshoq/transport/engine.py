@@ -140,6 +140,7 @@ class Engine:
         """Take what came from one address. Whatever it is: events are all that comes of it."""
         if self._terminated is not None:
             self._strays += len(datagrams)
+            self._connection.note_stray(sum(map(len, datagrams)), plain_address(peer))
             return
         source = plain_address(peer)
         if not self._is_home(source):
@@ -442,4 +443,5 @@ class Engine:
         if self._strays == 0 or self._strays & (self._strays - 1):
             return []
         self._strays += 1
-        return self._farewell
+        size = sum(len(datagram) for _, datagrams in self._farewell for datagram in datagrams)
+        return self._farewell if self._connection.may_repeat(size) else []

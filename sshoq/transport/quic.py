@@ -720,7 +720,23 @@ class Connection(QuicConnection):
         self._drop_unsendable_datagrams()
         datagrams = super().datagrams_to_send(now)
         self._schedule_challenge(now)
+        if self.is_over and not path.is_validated and path.bytes_sent > 3 * path.bytes_received:
+            return []  # aioquic holds all but the last word to that
         return datagrams
+
+    def note_stray(self, size: int, source: Address) -> None:
+        """What still comes after the end."""
+        if self._network_paths and self._network_paths[0].addr == source:
+            self._network_paths[0].bytes_received += size
+
+    def may_repeat(self, size: int) -> bool:
+        """Whether the last word may go out once more: an address that is not proven gets three
+        times what came from there at most (RFC 9000 8.1)."""
+        path = self._network_paths[0]
+        if not path.is_validated and path.bytes_sent + size > 3 * path.bytes_received:
+            return False
+        path.bytes_sent += size
+        return True
 
     # ------------------------------------------------------------------ path validation
 

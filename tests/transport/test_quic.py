@@ -790,6 +790,43 @@ def test_who_missed_the_end_is_told_again_but_ever_more_rarely() -> None:
     assert end_of(client).by_peer
 
 
+@pytest.mark.parametrize("plain", [False, True])
+def test_an_unproven_address_gets_no_more_than_its_share_of_a_farewell(plain: bool) -> None:
+    """Nor of its echoes, however little is sent in that address's name."""
+    client = Engine.client(SERVER, None, now=0.0)
+    first = first_datagrams(client)
+    server = Engine.server(FirstPacket.of(first[0]), identity(), plain=plain)
+    server.receive(first, CLIENT, 0.0)
+    received, sent = sum(map(len, first)), 0
+
+    def count(now: float) -> int:
+        return sum(len(one) for _, datagrams in server.outgoing(now) for one in datagrams)
+
+    sent += count(0.0)
+    while (due := server.timer()) is not None and due < 20:
+        server.handle_timer(due)
+        sent += count(due)
+    server.close(0x100, "the handshake takes too long")
+    sent += count(30.0)
+    assert 2 * received < sent <= 3 * received
+    for _ in range(40):
+        server.receive([bytes([0x40, *range(20)])], CLIENT, 31.0)
+        received += 21
+        sent += count(31.0)
+        assert sent <= 3 * received
+
+
+def test_an_unproven_address_is_told_again_when_its_share_allows() -> None:
+    client = Engine.client(SERVER, None, now=0.0)
+    first = first_datagrams(client)
+    server = Engine.server(FirstPacket.of(first[0]), identity())
+    server.receive(first, CLIENT, 0.0)
+    server.close(0x100, "bye")
+    assert server.outgoing(0.0)
+    server.receive(first, CLIENT, 1.0)
+    assert server.outgoing(1.0)
+
+
 def test_a_client_may_give_up_before_anything_came_back() -> None:
     client = Engine.client(SERVER, None, now=0.0)
     client.close(0x100, "changed my mind")
