@@ -49,6 +49,7 @@ def exposed_to(options: Options) -> tuple[str, ...]:
     gets none of it; see `guarded`."""
     exposed = {
         "Password authentication": options.password_authentication,
+        "Keyboard-interactive authentication": options.kbd_interactive_authentication,
         "Agent forwarding": options.forward_agent,
         "X11 forwarding": options.forward_x11,
         "Port forwarding": bool(options.local_forwards or options.remote_forwards),
@@ -63,6 +64,7 @@ def guarded(options: Options) -> Options:
         raise Failure("Error: forwarding disabled due to host key check failure")
     safe = {
         "password_authentication": False,
+        "kbd_interactive_authentication": False,
         "forward_agent": False,
         "forward_x11": False,
         "local_forwards": (),

@@ -15,10 +15,14 @@ from sshoq.auth.private_keys import load_private_key
 from sshoq.client.log import Failure, Log
 from sshoq.client.prompt import Prompter
 from sshoq.client.trust import check_host, guarded
+from sshoq.client.wishes import authentication_methods
 from sshoq.config.resolve import resolve
 from sshoq.config.surroundings import Paths, Surroundings
 from sshoq.config.usage import INFO
 from tests.accounts import make_key
+
+SECRETS = ["Password authentication", "Keyboard-interactive authentication"]
+"""Methods by which a false host could learn what the user types."""
 
 
 class Host:
@@ -170,14 +174,14 @@ def test_changed_key_without_checking_goes_on_without_passwords(host: Host) -> N
     verdict = host.check("StrictHostKeyChecking=no")
     assert (verdict.accepted, verdict.restricted) == (True, True)
     assert any("REMOTE HOST IDENTIFICATION HAS CHANGED" in line for line in host.lines)
-    assert host.disabled() == ["Password authentication"]
+    assert host.disabled() == SECRETS
 
 
 def test_what_else_a_false_host_could_abuse_is_disabled_with_a_word(host: Host) -> None:
     other = Host(host.folder / "other")
     host.known.write_text(f"host.test {other.key.line}\n")
     host.check("StrictHostKeyChecking=no", "LocalForward=1111 x:2", "UpdateHostKeys=yes")
-    assert host.disabled() == ["Password authentication", "Port forwarding"]
+    assert host.disabled() == [*SECRETS, "Port forwarding"]
     assert host.lines[-1] == "UpdateHostkeys is disabled because the host key is not trusted."
 
 
@@ -187,7 +191,7 @@ def test_guarded_options_leave_nothing_to_abuse() -> None:
     options = guarded(resolve(words).options)
     assert not options.forward_agent
     assert not options.forward_x11
-    assert not options.password_authentication
+    assert authentication_methods(options) == ("publickey",)
     assert (options.local_forwards, options.remote_forwards) == ((), ())
     assert options.update_host_keys == "no"
 
