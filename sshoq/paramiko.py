@@ -22,6 +22,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import select
 import shutil
 import signal
@@ -150,7 +151,7 @@ class Transport(paramiko.util.ClosingContextManager):
                 return
             errors.seek(0)
             text = errors.read(PIPE_SIZE).decode(errors="replace").strip()
-        if "Permission denied (" in text:
+        if re.search(r": Permission denied( \(.*\))?\.", text):
             raise paramiko.AuthenticationException(text)
         raise paramiko.SSHException(text or f"sshoq ended with status {done.returncode}")
 

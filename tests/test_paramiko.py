@@ -111,6 +111,8 @@ def test_what_sshoq_would_not_heed_is_refused() -> None:
     ("text", "kind"),
     [
         ("alice@box: Permission denied (publickey).", paramiko.AuthenticationException),
+        ("alice@box: Permission denied.", paramiko.AuthenticationException),
+        ("cannot bind to path /s: Permission denied", paramiko.SSHException),
         ("ssh: Could not resolve hostname box", paramiko.SSHException),
         ("", paramiko.SSHException),
     ],

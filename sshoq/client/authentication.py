@@ -132,8 +132,9 @@ class Authentication:
             return succeeded
         if await self._needs_no_secret():
             return "none"
-        offered = ",".join(self._offered)
-        raise Failure(f"{self._wishes.account}: Permission denied ({offered}).")
+        # Nothing is left where an account may not log in at all, which a banner has mostly told.
+        offered = f" ({','.join(self._offered)})" if self._offered else ""
+        raise Failure(f"{self._wishes.account}: Permission denied{offered}.")
 
     async def _try_methods(self, conversation_id: bytes) -> str | None:
         """The method that has let us in; _PartialSuccess after one that was needed, too."""

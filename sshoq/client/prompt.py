@@ -85,6 +85,8 @@ class Prompter:
             if terminal is None:
                 return None
             return self._ask_terminal(terminal, question, echo=echo)
+        except (OSError, termios.error):
+            return None  # whoever held its other end has gone, as sshpass does after a refusal
         finally:
             self.asking = False
             if terminal is not None:

@@ -78,6 +78,18 @@ def test_end_of_input_is_no_answer(tty: Tty) -> None:
     assert result() is None
 
 
+@pytest.mark.parametrize("echo", [False, True])
+def test_terminal_that_hangs_up_gives_no_answer(echo: bool) -> None:
+    master, slave = os.openpty()
+    prompter = Prompter({}, pytest.fail, tty=os.ttyname(slave))
+    result = in_thread(lambda: (prompter.answer if echo else prompter.secret)("? "))
+    while b"? " not in os.read(master, 100):
+        pass
+    os.close(master)
+    assert result() is None
+    os.close(slave)
+
+
 def test_empty_line_is_an_empty_answer(tty: Tty) -> None:
     result = in_thread(lambda: Prompter({}, pytest.fail, tty=tty.path).secret("? "))
     tty.read_until(b"? ")

@@ -323,7 +323,7 @@ class TestSeveralMethods:
         assert done.returncode == 255
         # The key is done with; and PAM, behind sshd, may want no more passwords either.
         last_line = done.stderr.splitlines()[-1]
-        assert b"Permission denied (" in last_line
+        assert b": Permission denied" in last_line
         assert b"publickey" not in last_line
         without = client.run("true")  # BatchMode: the key is all there is
         assert without.returncode == 255
