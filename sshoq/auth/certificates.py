@@ -138,14 +138,18 @@ def read_leaf(der: bytes) -> Leaf:
     return Leaf(der, key)
 
 
-def verify_public_chain(chain: Sequence[bytes], host: str, now: float) -> None:
-    """Return if the chain proves `host` to the system's authorities; CertificateError otherwise."""
+def verify_chain(
+    chain: Sequence[bytes], host: str, now: float, authority: bytes | None = None
+) -> None:
+    """Return if the chain proves `host` to that authority, by default to those of the system;
+    CertificateError otherwise."""
     from datetime import UTC, datetime
 
-    from cryptography.x509.verification import PolicyBuilder, VerificationError
+    from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
     leaf, *others = [_load_der(der) for der in chain[:MAX_CHAIN]]
-    builder = PolicyBuilder().store(_system_store()).time(datetime.fromtimestamp(now, UTC))
+    store = _system_store() if authority is None else Store([_load_der(authority)])
+    builder = PolicyBuilder().store(store).time(datetime.fromtimestamp(now, UTC))
     try:
         builder.build_server_verifier(_subject(host)).verify(leaf, others)
     except (VerificationError, ValueError) as error:  # the latter: the host is no name to verify

@@ -1,6 +1,7 @@
 """Is this the right host? The decision about a certificate chain that a server has presented.
 
-In this order: a certificate pinned byte for byte; the keys in known_hosts, by OpenSSH's rules; a
+Where the user has named a certificate, it has to agree. Else, in this order: a certificate pinned
+byte for byte; the keys in known_hosts, by OpenSSH's rules; a
 chain that the system's authorities vouch for; and last the user, in OpenSSH's words. Talks to the
 user through two callbacks and knows no terminal.
 """
@@ -9,7 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from sshoq.auth.certificates import CertificateError, Leaf, read_leaf, verify_public_chain
+from sshoq.auth.certificates import CertificateError, Leaf, read_leaf, verify_chain
 from sshoq.auth.keys import PublicKey
 from sshoq.auth.known_hosts import (
     HostEntry,
@@ -47,7 +48,9 @@ class HostPolicy(NamedTuple):
     alias: str | None = None  # HostKeyAlias
     user_files: Sequence[str] = ()  # UserKnownHostsFile; the first one is written to
     global_files: Sequence[str] = ()  # GlobalKnownHostsFile
+    certificate: bytes | None = None  # ServerCertificate (DER): the server's, or an authority's
     pins: Sequence[bytes] = ()  # certificates (DER) recorded for host, port and path
+    pin_file: str = ""  # where those stand
     hash_known_hosts: bool = False
     visual_host_key: bool = False
     fingerprint_hash: str = "sha256"
@@ -99,9 +102,14 @@ def judge_host(
 
     `known` has been read from the policy's user_files and global_files.
     """
+    if not _agrees(chain, policy, tell, now):
+        name = policy.known_name
+        tell(ERROR, f"The certificate of {name} does not agree with ServerCertificate.")
+        tell(FATAL, "Host key verification failed.")
+        return REFUSED
     if policy.trust_localhost and _is_loopback(policy.address) and not policy.alias:
         return Verdict(True)
-    if chain[0] in policy.pins:
+    if chain[0] == policy.certificate or chain[0] in policy.pins:
         return Verdict(True)
     try:
         leaf = read_leaf(chain[0])
@@ -113,10 +121,26 @@ def judge_host(
         tell(FATAL, "Bad server host key: Invalid key length")
         return REFUSED
     decision = _Decision(policy, known, leaf.key, ask, tell)
-    verdict = decision.reach(lambda: _chain_verifies(chain, leaf, policy, tell, now))
+    is_vouched_for = policy.certificate is not None
+    verdict = decision.reach(
+        lambda: is_vouched_for or _chain_verifies(chain, leaf, policy, tell, now)
+    )
     if not verdict.accepted:
         tell(FATAL, "Host key verification failed.")
     return verdict
+
+
+def _agrees(chain: Sequence[bytes], policy: HostPolicy, tell: Tell, now: float) -> bool:
+    """Whether the server shows the certificate that the user has named, or one that was issued by
+    it; or none is named."""
+    if policy.certificate is None or chain[0] == policy.certificate:
+        return True
+    try:
+        verify_chain(chain, policy.host, now, policy.certificate)
+    except CertificateError as error:
+        tell(DEBUG, str(error))
+        return False
+    return True
 
 
 def _chain_verifies(
@@ -125,7 +149,7 @@ def _chain_verifies(
     if leaf.self_signed:  # proves nothing to an authority, and the store takes time to load
         return False
     try:
-        verify_public_chain(chain, policy.host, now)
+        verify_chain(chain, policy.host, now)
     except CertificateError as error:
         tell(DEBUG, str(error))
         return False
@@ -193,7 +217,8 @@ class _Decision:
             return self._meet_known()
         if chain_verifies():
             return Verdict(True, key=self.key)
-        if status is HostStatus.CHANGED:
+        if status is HostStatus.CHANGED or self.policy.pins:
+            # Another certificate than the one that was pinned: this is no stranger.
             return self._meet_changed()
         return self._meet_stranger()
 
@@ -300,6 +325,8 @@ class _Decision:
         if entry := self.found.host.entry:
             self.tell(ERROR, f"Offending {entry.key.kind.name} key in {entry.place}")
             self.tell(ERROR, self._remedy(entry))
+        elif self.policy.pins:
+            self.tell(ERROR, f"Offending certificate in {self.policy.pin_file}")
         return self._refuse_or_restrict(
             f"Host key for {self.found.name} has changed and you have requested strict checking."
         )

@@ -22,6 +22,8 @@ from sshoq.config.patterns import match_pattern_list
 
 def policy_of(options: Options, address: str | None) -> HostPolicy:
     """What the configuration says about trust, for a server at this address."""
+    pin_file = os.path.join(options.config_dir, "known_hosts")
+    named = options.server_certificate
     return HostPolicy(
         host=options.hostname.lower(),
         port=options.quic_port,
@@ -30,7 +32,9 @@ def policy_of(options: Options, address: str | None) -> HostPolicy:
         alias=options.host_key_alias,
         user_files=options.user_known_hosts_files,
         global_files=options.global_known_hosts_files,
-        pins=_pins(options),
+        certificate=_read_certificate(named) if named else None,
+        pins=read_go_pins(pin_file, options.hostname, options.quic_port, options.url_path),
+        pin_file=pin_file,
         hash_known_hosts=options.hash_known_hosts,
         visual_host_key=options.visual_host_key,
         fingerprint_hash=options.fingerprint_hash.lower(),
@@ -72,15 +76,6 @@ def guarded(options: Options) -> Options:
         "update_host_keys": "no",
     }
     return Options({**vars(options), **safe})
-
-
-def _pins(options: Options) -> list[bytes]:
-    """The Go client's known_hosts, and the certificate that the configuration names."""
-    path = os.path.join(options.config_dir, "known_hosts")
-    pins = read_go_pins(path, options.hostname, options.quic_port, options.url_path)
-    if options.server_certificate:
-        pins.append(_read_certificate(options.server_certificate))
-    return pins
 
 
 def _read_certificate(path: str) -> bytes:

@@ -42,6 +42,11 @@ class Authority:
     def pem(self) -> bytes:
         return self._authority(self.name, self.key.public_key()).public_bytes(Encoding.PEM)
 
+    @property
+    def certificate(self) -> bytes:
+        """Its own (DER)."""
+        return self._authority(self.name, self.key.public_key()).public_bytes(Encoding.DER)
+
     def delegate(self) -> tuple[Authority, bytes]:
         """An authority below this one, and its certificate (DER)."""
         below = Authority(name=_name("authority below"))

@@ -17,7 +17,7 @@ from sshoq.auth.certificates import (
     CertificateError,
     make_host_certificate,
     read_leaf,
-    verify_public_chain,
+    verify_chain,
 )
 from sshoq.auth.private_keys import load_private_key
 from tests.auth.authority import NOW, Authority
@@ -110,32 +110,32 @@ def test_chain_of_a_trusted_authority_proves_its_name(authority: Authority) -> N
     leaf = authority.issue("host.example", "*.wild.example", ipaddress.ip_address("192.0.2.1"))
     assert not read_leaf(leaf).self_signed
     for host in ("host.example", "HOST.example", "host.example.", "a.wild.example", "192.0.2.1"):
-        verify_public_chain([leaf], host, NOW)
+        verify_chain([leaf], host, NOW)
 
 
 def test_chain_through_an_intermediate_authority(authority: Authority) -> None:
     below, certificate = authority.delegate()
-    verify_public_chain([below.issue("host.example"), certificate], "host.example", NOW)
+    verify_chain([below.issue("host.example"), certificate], "host.example", NOW)
     with pytest.raises(CertificateError):
-        verify_public_chain([below.issue("host.example")], "host.example", NOW)
+        verify_chain([below.issue("host.example")], "host.example", NOW)
 
 
 @pytest.mark.parametrize("host", ["other.example", "example", "192.0.2.2", "a.b.wild.example", ""])
 def test_chain_proves_no_other_name(authority: Authority, host: str) -> None:
     leaf = authority.issue("host.example", "*.wild.example", ipaddress.ip_address("192.0.2.1"))
     with pytest.raises(CertificateError):
-        verify_public_chain([leaf], host, NOW)
+        verify_chain([leaf], host, NOW)
 
 
 @pytest.mark.parametrize("days", [-2, 400])
 def test_chain_proves_nothing_outside_its_dates(authority: Authority, days: int) -> None:
     with pytest.raises(CertificateError):
-        verify_public_chain([authority.issue("host.example")], "host.example", NOW + days * 86400)
+        verify_chain([authority.issue("host.example")], "host.example", NOW + days * 86400)
 
 
 def test_chain_of_a_stranger_proves_nothing(authority: Authority) -> None:
     with pytest.raises(CertificateError):
-        verify_public_chain([Authority().issue("host.example")], "host.example", NOW)
+        verify_chain([Authority().issue("host.example")], "host.example", NOW)
 
 
 def test_host_key_certificate_proves_nothing_to_authorities(
@@ -143,7 +143,7 @@ def test_host_key_certificate_proves_nothing_to_authorities(
 ) -> None:
     key = load_private_key(str(make_key(tmp_path, "ecdsa-256")))
     with pytest.raises(CertificateError):
-        verify_public_chain([make_host_certificate(key)], "selfsigned.ssh3", NOW)
+        verify_chain([make_host_certificate(key)], "selfsigned.ssh3", NOW)
 
 
 def test_ordinary_certificate_cannot_issue_others(authority: Authority) -> None:
@@ -151,7 +151,7 @@ def test_ordinary_certificate_cannot_issue_others(authority: Authority) -> None:
     middle = authority.issue("middle.example", public_key=key.public_key())
     forged = Authority(key, x509.load_der_x509_certificate(middle).subject)
     with pytest.raises(CertificateError):
-        verify_public_chain([forged.issue("host.example"), middle], "host.example", NOW)
+        verify_chain([forged.issue("host.example"), middle], "host.example", NOW)
 
 
 def test_system_without_authorities_proves_nothing(
@@ -164,13 +164,13 @@ def test_system_without_authorities_proves_nothing(
             bundle.write_bytes(content)
         monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
         with pytest.raises(CertificateError):
-            verify_public_chain([leaf], "host.example", NOW)
+            verify_chain([leaf], "host.example", NOW)
 
 
 def test_authorities_of_this_system_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
     with pytest.raises(CertificateError):
-        verify_public_chain([Authority().issue("host.example")], "host.example", NOW)
+        verify_chain([Authority().issue("host.example")], "host.example", NOW)
 
 
 def test_self_signed_means_signed_by_its_own_key() -> None:

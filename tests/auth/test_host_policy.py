@@ -82,6 +82,67 @@ def test_pin_of_the_issuer_vouches_for_nobody(tmp_path: Path) -> None:
     assert not visit.judge([make_host_certificate(OTHER), LEAF], pins=[LEAF], strict="yes").accepted
 
 
+@pytest.mark.parametrize("rule", ["ask", "accept-new"])
+def test_other_certificate_than_the_pinned_one_is_an_alarm(tmp_path: Path, rule: str) -> None:
+    """The Go client goes no further either. Whoever is not the host would be a stranger, else."""
+    visit = Visit(tmp_path, answers=["yes"])
+    pins = {"pins": [make_host_certificate(OTHER)], "pin_file": "/home/me/.ssh3/known_hosts"}
+    assert not visit.judge(strict=rule, **pins).accepted
+    assert "REMOTE HOST IDENTIFICATION HAS CHANGED" in visit.said
+    assert "Offending certificate in /home/me/.ssh3/known_hosts" in visit.said
+    assert not visit.asked
+    assert visit.judge(strict="no", **pins).restricted
+
+
+def test_known_key_is_accepted_though_another_certificate_is_pinned(tmp_path: Path) -> None:
+    visit = Visit(tmp_path, f"host.example {LINE}\n")
+    assert visit.judge(pins=[make_host_certificate(OTHER)], strict="yes").accepted
+
+
+# --------------------------------------------------------------------------- named certificates
+
+DISAGREES = "The certificate of [host.example]:443 does not agree with ServerCertificate."
+
+
+def test_named_certificate_is_accepted_in_silence(tmp_path: Path) -> None:
+    visit = Visit(tmp_path)
+    assert visit.judge(certificate=LEAF, strict="yes").accepted
+    assert visit.silent
+
+
+@pytest.mark.parametrize("rule", ["accept-new", "no"])
+def test_other_certificate_than_the_named_one_is_refused_whoever_vouches(
+    tmp_path: Path, authority: Authority, rule: str
+) -> None:
+    named = make_host_certificate(OTHER)
+    for chain in ([LEAF], [authority.issue("host.example")], [b"none"]):
+        visit = Visit(tmp_path, f"host.example {LINE}\n", ["yes"])
+        verdict = visit.judge(
+            chain, certificate=named, strict=rule, pins=[LEAF], trust_localhost=True
+        )
+        assert not verdict.accepted
+        assert visit.said.startswith(DISAGREES)
+
+
+def test_named_authority_vouches_for_the_host_alone(tmp_path: Path) -> None:
+    private = Authority()
+    visit = Visit(tmp_path)
+    wishes = {"certificate": private.certificate, "strict": "yes"}
+    assert visit.judge([private.issue("host.example")], **wishes).accepted
+    assert visit.silent
+    assert not visit.judge([private.issue("evil.example")], **wishes).accepted
+    assert not visit.judge([Authority().issue("host.example")], **wishes).accepted
+
+
+def test_key_that_is_revoked_is_refused_though_the_named_authority_vouches(
+    tmp_path: Path,
+) -> None:
+    private = Authority()
+    chain = [private.issue("host.example", public_key=KEY.key.public_key())]
+    visit = Visit(tmp_path, f"@revoked * {LINE}\n")
+    assert not visit.judge(chain, certificate=private.certificate).accepted
+
+
 # --------------------------------------------------------------------------- names and ports
 
 

@@ -159,6 +159,15 @@ def test_named_certificate_vouches(host: Host) -> None:
     assert host.check(*options).accepted
 
 
+def test_other_certificate_than_the_named_one_is_refused(host: Host) -> None:
+    host.knows("[host.test]:443")
+    other = host.folder / "other.der"
+    other.write_bytes(Host(host.folder / "other").certificate)
+    with pytest.raises(Failure):
+        host.check(f"ServerCertificate={other}", "StrictHostKeyChecking=no")
+    assert host.lines[-1] == "Host key verification failed."
+
+
 def test_pin_of_the_go_client_vouches(host: Host) -> None:
     folder = host.folder / ".ssh3"
     folder.mkdir()
