@@ -86,7 +86,8 @@ def test_pin_of_the_issuer_vouches_for_nobody(tmp_path: Path) -> None:
 def test_other_certificate_than_the_pinned_one_is_an_alarm(tmp_path: Path, rule: str) -> None:
     """The Go client goes no further either. Whoever is not the host would be a stranger, else."""
     visit = Visit(tmp_path, answers=["yes"])
-    pins = {"pins": [make_host_certificate(OTHER)], "pin_file": "/home/me/.ssh3/known_hosts"}
+    pins: dict[str, Any] = {"pins": [make_host_certificate(OTHER)]}
+    pins["pin_file"] = "/home/me/.ssh3/known_hosts"
     assert not visit.judge(strict=rule, **pins).accepted
     assert "REMOTE HOST IDENTIFICATION HAS CHANGED" in visit.said
     assert "Offending certificate in /home/me/.ssh3/known_hosts" in visit.said
@@ -127,7 +128,7 @@ def test_other_certificate_than_the_named_one_is_refused_whoever_vouches(
 def test_named_authority_vouches_for_the_host_alone(tmp_path: Path) -> None:
     private = Authority()
     visit = Visit(tmp_path)
-    wishes = {"certificate": private.certificate, "strict": "yes"}
+    wishes: dict[str, Any] = {"certificate": private.certificate, "strict": "yes"}
     assert visit.judge([private.issue("host.example")], **wishes).accepted
     assert visit.silent
     assert not visit.judge([private.issue("evil.example")], **wishes).accepted
