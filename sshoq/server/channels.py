@@ -53,7 +53,8 @@ from sshoq.server.files import FilesHost
 from sshoq.server.forwards import AgentHost, Callers, DirectHost, DisplayHost, ListenerHost
 from sshoq.server.host_keys import HostKeysHost
 from sshoq.server.link import Refused, SessionLeader
-from sshoq.server.privsep import MAX_PACKET, AllocatePty, ProgramExited, StartProgram
+from sshoq.server.privsep import AllocatePty, ProgramExited, StartProgram
+from sshoq.server.privsep_socket import MAX_PACKET
 from sshoq.transport.channel import Channel, DataSink, ExtendedSink, SinkClosed
 from sshoq.wire import encode_text
 

@@ -25,11 +25,8 @@ from sshoq.server.privsep import (
     NetworkProcessDied,
     NotAdmitted,
     Penalty,
-    PrivsepError,
-    PrivsepSocket,
-    close_all,
-    make_pair,
 )
+from sshoq.server.privsep_socket import PrivsepError, PrivsepSocket, close_all, make_pair
 from sshoq.server.rate import RateLimit
 
 MAX_REFUSALS_LOGGED = 5

@@ -3,7 +3,7 @@
 import select
 from collections.abc import Callable
 
-from sshoq.server.privsep import PrivsepSocket
+from sshoq.server.privsep_socket import PrivsepSocket
 
 
 class ControlPoll:

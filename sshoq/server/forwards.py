@@ -41,7 +41,8 @@ from sshoq.protocol.messages import (
 )
 from sshoq.protocol.outcome import ProtocolError
 from sshoq.server.link import Refused, SessionLeader
-from sshoq.server.privsep import Dial, Listen, ListenForX11, close_all
+from sshoq.server.privsep import Dial, Listen, ListenForX11
+from sshoq.server.privsep_socket import close_all
 from sshoq.transport.channel import Channel, ChannelClosed, ChannelRefused, SinkClosed
 from sshoq.wire import IPPort
 

@@ -12,7 +12,6 @@ from typing import NamedTuple, NoReturn
 from sshoq.server import signals
 from sshoq.server.privsep import (
     FilesServed,
-    PrivsepSocket,
     ProgramExited,
     ProgramGone,
     ProgramRunning,
@@ -20,8 +19,8 @@ from sshoq.server.privsep import (
     Recorded,
     RecordLogin,
     RecordLogout,
-    close_all,
 )
+from sshoq.server.privsep_socket import PrivsepSocket, close_all
 from sshoq.server.program import Program, run_program
 from sshoq.server.pty import Pty
 from sshoq.server.rights import LoginRights

@@ -36,15 +36,13 @@ from sshoq.server.privsep import (
     Listen,
     ListenForAgent,
     ListenForX11,
-    PrivsepError,
-    PrivsepSocket,
     PtyAllocated,
     ServeFiles,
     SessionRefused,
     SignalProgram,
     StartProgram,
-    close_all,
 )
+from sshoq.server.privsep_socket import PrivsepError, PrivsepSocket, close_all
 from sshoq.server.pty import PtyError, PtySource, WindowSize, set_modes, set_window_size
 from sshoq.server.rights import LoginRights
 from sshoq.server.session import Refusal, Request, Session, decide

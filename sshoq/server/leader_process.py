@@ -16,13 +16,8 @@ from sshoq.server.identity import Identity
 from sshoq.server.leader import run_leader
 from sshoq.server.login import LoginError, become_user, close_descriptors
 from sshoq.server.pam import PamError, PamTransaction
-from sshoq.server.privsep import (
-    LEADER_TO_MONITOR,
-    MONITOR_TO_LEADER,
-    PrivsepError,
-    PrivsepSocket,
-    make_pair,
-)
+from sshoq.server.privsep import LEADER_TO_MONITOR, MONITOR_TO_LEADER
+from sshoq.server.privsep_socket import PrivsepError, PrivsepSocket, make_pair
 from sshoq.server.rights import LoginRights
 from sshoq.server.user_keys import expand_tokens
 

@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from sshoq.server.privsep import (
-    MAX_DESCRIPTORS,
     AllocatePty,
     CloseSession,
     Dial,
@@ -22,8 +21,6 @@ from sshoq.server.privsep import (
     ListenerOpened,
     ListenForAgent,
     ListenForX11,
-    PrivsepError,
-    PrivsepSocket,
     ProgramExited,
     ProgramStarted,
     PtyAllocated,
@@ -31,8 +28,8 @@ from sshoq.server.privsep import (
     SessionRefused,
     SignalProgram,
     StartProgram,
-    close_all,
 )
+from sshoq.server.privsep_socket import MAX_DESCRIPTORS, PrivsepError, PrivsepSocket, close_all
 from sshoq.wire import Message
 
 MAX_WAITING = 256

@@ -43,13 +43,8 @@ from sshoq.server.heap import settle_heap
 from sshoq.server.identity import Identity, IdentityError, ensure_certificate, load_identity
 from sshoq.server.libc import clear_inheritable_capabilities
 from sshoq.server.listener import Address
-from sshoq.server.privsep import (
-    Admit,
-    NetworkProcessDied,
-    PrivsepSocket,
-    RouterFull,
-    RouterReady,
-)
+from sshoq.server.privsep import Admit, NetworkProcessDied, RouterFull, RouterReady
+from sshoq.server.privsep_socket import PrivsepSocket
 from sshoq.server.rate import RateLimit
 from sshoq.server.routers import Listener, Routers
 from sshoq.wire import Message

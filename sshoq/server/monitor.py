@@ -41,10 +41,7 @@ from sshoq.server.privsep import (
     LoginSucceeded,
     LogLine,
     MoveSocket,
-    PeerGone,
     Penalty,
-    PrivsepError,
-    PrivsepSocket,
     ProgramGone,
     ProgramRunning,
     ProveHostKeys,
@@ -54,8 +51,8 @@ from sshoq.server.privsep import (
     SignHandshake,
     SocketMoved,
     Welcome,
-    close_all,
 )
+from sshoq.server.privsep_socket import PeerGone, PrivsepError, PrivsepSocket, close_all
 from sshoq.server.rights import LoginRights
 from sshoq.server.terminals import Terminals
 from sshoq.wire import Message

@@ -50,16 +50,14 @@ from sshoq.server.privsep import (
     NameGranted,
     NameRetired,
     Newcomer,
-    PrivsepError,
-    PrivsepSocket,
     ProveHostKeys,
     SignHandshake,
     SocketMoved,
     StrayDatagram,
     Superseded,
     Welcome,
-    close_all,
 )
+from sshoq.server.privsep_socket import PrivsepError, PrivsepSocket, close_all
 from sshoq.server.rate import RateLimit
 from sshoq.transport.channel import Channel
 from sshoq.transport.conversation import Conversation

@@ -34,15 +34,12 @@ from sshoq.server.privsep import (
     NetworkProcessDied,
     Newcomer,
     NotAdmitted,
-    PrivsepError,
-    PrivsepSocket,
     RouterFull,
     RouterReady,
     StrayDatagram,
     Superseded,
-    close_all,
-    make_pair,
 )
+from sshoq.server.privsep_socket import PrivsepError, PrivsepSocket, close_all, make_pair
 from sshoq.server.rate import RateLimit
 from sshoq.server.rehearsal import rehearse
 from sshoq.server.sandbox import confine_network, confine_router, prepare_filters

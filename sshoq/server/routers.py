@@ -17,14 +17,8 @@ from sshoq.server.config import ServerConfig
 from sshoq.server.control_poll import ControlPoll
 from sshoq.server.daemon import await_children
 from sshoq.server.listener import Address, BindError, open_listener, show_address
-from sshoq.server.privsep import (
-    MAIN_TO_ROUTER,
-    ROUTER_TO_MAIN,
-    PrivsepError,
-    PrivsepSocket,
-    close_all,
-    make_pair,
-)
+from sshoq.server.privsep import MAIN_TO_ROUTER, ROUTER_TO_MAIN
+from sshoq.server.privsep_socket import PrivsepError, PrivsepSocket, close_all, make_pair
 from sshoq.wire import Message
 
 ROUTER_PAUSES = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)

@@ -9,7 +9,8 @@ from typing import NamedTuple
 from sshoq.server import log
 from sshoq.server.displays import Display
 from sshoq.server.file_access import FileAccess, is_internal_sftp, read_arguments
-from sshoq.server.privsep import PrivsepError, StartProgram
+from sshoq.server.privsep import StartProgram
+from sshoq.server.privsep_socket import PrivsepError
 from sshoq.server.pty import Pty
 from sshoq.server.rights import LoginRights
 from sshoq.wire import decode_text

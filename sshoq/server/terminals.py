@@ -15,7 +15,8 @@ from sshoq.server import log
 from sshoq.server.account import Account
 from sshoq.server.connection import ConnectionFacts
 from sshoq.server.login import is_root
-from sshoq.server.privsep import PrivsepError, RecordLogin
+from sshoq.server.privsep import RecordLogin
+from sshoq.server.privsep_socket import PrivsepError
 from sshoq.server.records import (
     LoginRecord,
     RecordFiles,

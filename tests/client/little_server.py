@@ -31,9 +31,9 @@ from sshoq.protocol.messages import (
 from sshoq.protocol.outcome import CHANNEL_REFUSED
 from sshoq.protocol.request import UNAUTHORIZED, ConnectRequest, Response
 from sshoq.transport.channel import Channel, SinkClosed
+from sshoq.transport.engine import Engine
 from sshoq.transport.events import AFTER_LOGIN
 from sshoq.transport.packets import FirstPacket
-from sshoq.transport.engine import Engine
 from sshoq.transport.udp import UdpSocket
 from tests.link import identity
 from tests.pair import Party

@@ -29,16 +29,13 @@ from sshoq.server.privsep import (
     Authenticate,
     AuthenticationResult,
     LoginOpened,
-    PeerGone,
-    PrivsepSocket,
     ProgramExited,
     ProgramStarted,
     PtyAllocated,
     StartProgram,
     Welcome,
-    close_all,
-    make_pair,
 )
+from sshoq.server.privsep_socket import PeerGone, PrivsepSocket, close_all, make_pair
 from sshoq.wire import Message
 from tests.accounts import Account, make_key
 from tests.processes import Process, descendants, is_running, read_process, wait_until

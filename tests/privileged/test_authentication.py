@@ -23,11 +23,11 @@ from sshoq.server.privsep import (
     LoginFailed,
     LoginSucceeded,
     LogLine,
-    PeerGone,
     Penalty,
     ProveHostKeys,
     SignHandshake,
 )
+from sshoq.server.privsep_socket import PeerGone
 from sshoq.wire import put_string
 from tests.accounts import Account, PamService, make_key, make_pam_service
 from tests.auth.keyring import make_certificate

@@ -16,12 +16,12 @@ from sshoq.server.privsep import (
     LoginSucceeded,
     LogLine,
     MoveSocket,
-    PeerGone,
     Penalty,
     ProveHostKeys,
     SignHandshake,
     SocketMoved,
 )
+from sshoq.server.privsep_socket import PeerGone
 from tests.accounts import Account, PamService, make_pam_service
 from tests.janitor import Janitor
 from tests.needs import need_root

@@ -15,19 +15,14 @@ from sshoq.server import main, routers, sandbox
 from sshoq.server.config import ServerConfig
 from sshoq.server.connection import ConnectionFacts
 from sshoq.server.identity import Identity
-from sshoq.server.privsep import (
-    MONITOR_TO_MAIN,
-    NOTHING,
-    LoginSucceeded,
-    Penalty,
-    PrivsepError,
-    PrivsepSocket,
-)
+from sshoq.server.privsep import MONITOR_TO_MAIN, NOTHING, LoginSucceeded, Penalty
+from sshoq.server.privsep_socket import PrivsepError, PrivsepSocket
 from sshoq.wire import Message
 
 FAKE_ROUTER = """\
 import os, select
 from sshoq.server.privsep import *
+from sshoq.server.privsep_socket import *
 listener, control, number = socket.socket(fileno=3), socket.socket(fileno=4), int(sys.argv[1])
 main = PrivsepSocket(control, ROUTER_TO_MAIN, MAIN_TO_ROUTER)
 main.send(RouterReady())

@@ -49,9 +49,8 @@ PROVE = """\
 import signal
 from types import SimpleNamespace
 from sshoq.server.monitor import Monitor
-from sshoq.server.privsep import (
-    FROM_MONITOR, TO_MONITOR, PrivsepError, PrivsepSocket, ProveHostKeys, SocketMoved, make_pair,
-)
+from sshoq.server.privsep import FROM_MONITOR, TO_MONITOR, ProveHostKeys, SocketMoved
+from sshoq.server.privsep_socket import PrivsepError, PrivsepSocket, make_pair
 
 network, own = make_pair()
 monitor = Monitor.__new__(Monitor)

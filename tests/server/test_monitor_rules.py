@@ -31,8 +31,6 @@ from sshoq.server.privsep import (
     Authenticate,
     LogLine,
     MoveSocket,
-    PrivsepError,
-    PrivsepSocket,
     ProgramGone,
     ProgramRunning,
     ProveHostKeys,
@@ -41,8 +39,8 @@ from sshoq.server.privsep import (
     RecordLogout,
     SignHandshake,
     SocketMoved,
-    make_pair,
 )
+from sshoq.server.privsep_socket import PrivsepError, PrivsepSocket, make_pair
 from sshoq.server.records import RecordFiles
 from sshoq.server.terminals import Terminals
 from sshoq.wire import Message

@@ -8,14 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from sshoq.server.privsep import (
-    FROM_MONITOR,
+from sshoq.server.privsep import FROM_MONITOR, TO_MONITOR, HandshakeSigned, LoginOpened, LogLine
+from sshoq.server.privsep_socket import (
     MAX_DESCRIPTORS,
     MAX_PACKET,
-    TO_MONITOR,
-    HandshakeSigned,
-    LoginOpened,
-    LogLine,
     PeerGone,
     PrivsepError,
     PrivsepSocket,

@@ -26,11 +26,10 @@ from sshoq.server.privsep import (
     NameRetired,
     NetworkProcessDied,
     Newcomer,
-    PrivsepSocket,
     RouterFull,
     Superseded,
-    make_pair,
 )
+from sshoq.server.privsep_socket import PrivsepSocket, make_pair
 from sshoq.server.router import NAMES_PER_CONNECTION, NetworkProcess, Router
 from sshoq.transport.engine import Engine
 from sshoq.transport.packets import MIN_INITIAL_DATAGRAM, parse_packet, reset_token
