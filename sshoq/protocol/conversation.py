@@ -10,21 +10,26 @@ for it.
 """
 
 from sshoq.protocol.channel import ChannelState, IllegalSend, announced_maximum
+from sshoq.protocol.conversation_events import (
+    ChannelArrived,
+    ChannelVoided,
+    Consumed,
+    ConversationEnded,
+    ConversationEvent,
+    DatagramArrived,
+    RequestFailed,
+    RequestReceived,
+    ResetStream,
+    ResponseReceived,
+    SettingsReceived,
+    StopStream,
+    WriteStream,
+)
 from sshoq.protocol.datagrams import WaitingDatagrams, split_datagram
 from sshoq.protocol.extensions import OURS, Extension, announced_in
-from sshoq.protocol.http3 import (
-    MAX_SKIPPED,
-    STREAM_CONTROL,
-    STREAM_PUSH,
-    STREAM_QPACK_DECODER,
-    STREAM_QPACK_ENCODER,
-    ControlStream,
-    Fields,
-    RequestStream,
-    control_stream,
-)
+from sshoq.protocol.http3 import Fields, RequestStream, control_stream
 from sshoq.protocol.messages import SIGNAL_VALUE, ChannelHeader, ChannelOpening, read_header
-from sshoq.protocol.outcome import CHANNEL_REFUSED, Code, ConnectionFault, Event, ProtocolError
+from sshoq.protocol.outcome import CHANNEL_REFUSED, Code, ConnectionFault, ProtocolError
 from sshoq.protocol.request import (
     MAX_BANNER,
     ConnectRequest,
@@ -33,6 +38,7 @@ from sshoq.protocol.request import (
     parse_request,
     parse_response,
 )
+from sshoq.protocol.uni_streams import UniStreams
 from sshoq.protocol.version import PeerTraits
 from sshoq.wire import Incomplete, Reader, decode_text
 
@@ -41,95 +47,6 @@ MAX_EARLY_BYTES = 64 * 1024
 """Of one stream: a header, an environment, a command and some input."""
 
 Data = bytes | memoryview
-
-
-# --------------------------------------------------------------------------- events
-
-
-class ConversationEvent(Event):
-    """What the peer did."""
-
-
-class ConversationAction(ConversationEvent):
-    """What the caller has to do on a stream."""
-
-
-class SettingsReceived(ConversationEvent):
-    """The peer's SETTINGS are there: `ConversationState.traits` is right from now on."""
-
-    settings: dict[int, int]
-
-
-class RequestReceived(ConversationEvent):
-    """Server: decide, then `respond`. No other request comes until then."""
-
-    stream_id: int
-    request: ConnectRequest
-
-
-class ResponseReceived(ConversationEvent):
-    """Client: the answer to the request. After any but the 200 another request may be sent."""
-
-    stream_id: int
-    response: ResponseHead
-
-
-class RequestFailed(ConversationEvent):
-    """Client: the request's stream was reset (with `code`) or ended (None) without an answer."""
-
-    stream_id: int
-    code: int | None
-
-
-class ChannelArrived(ConversationEvent):
-    """The peer opened a channel: confirm or refuse it, then feed it `rest` and `fin`."""
-
-    channel: ChannelState
-    rest: bytes
-    fin: bool
-
-
-class ChannelVoided(ConversationEvent):
-    """Client: the login that this early channel rode on was refused; its stream is being reset."""
-
-    stream_id: int
-
-
-class ConversationEnded(ConversationEvent):
-    """The peer ended the request's stream, with `code` if by a reset. What runs is to be ended."""
-
-    code: int | None
-
-
-class DatagramArrived(ConversationEvent):
-    channel_id: int
-    payload: bytes
-
-
-class Consumed(ConversationAction):
-    """Grant the peer that much more credit on the stream."""
-
-    stream_id: int
-    count: int
-
-
-class WriteStream(ConversationAction):
-    stream_id: int
-    data: bytes
-    fin: bool
-
-
-class ResetStream(ConversationAction):
-    stream_id: int
-    code: int
-
-
-class StopStream(ConversationAction):
-    stream_id: int
-    code: int
-
-
-# --------------------------------------------------------------------------- state
 
 
 class _ArrivingStream:
@@ -142,18 +59,6 @@ class _ArrivingStream:
         self.fin = False
         self.header: ChannelHeader | None = None
         self.header_size = 0
-
-
-class _UniStream:
-    """A unidirectional stream of the peer's."""
-
-    __slots__ = ("control", "head", "kind", "skipped")
-
-    def __init__(self) -> None:
-        self.head = bytearray()
-        self.kind: int | None = None
-        self.control: ControlStream | None = None
-        self.skipped = 0
 
 
 class ConversationState:
@@ -177,8 +82,7 @@ class ConversationState:
         self._blocks_ahead: list[tuple[int, Fields]] = []
         self._arriving: dict[int, _ArrivingStream] = {}
         self._discarded: set[int] = set()
-        self._uni: dict[int, _UniStream] = {}
-        self._uni_kinds: set[int] = set()
+        self._uni = UniStreams(is_client, self._discarded)
         self._waiting = WaitingDatagrams()
         self._datagram_channels: set[int] = set()
 
@@ -262,7 +166,8 @@ class ConversationState:
             if fin:
                 self._discarded.discard(stream_id)
         elif stream_id & 2:
-            self._receive_uni(stream_id, data, fin, events)
+            self._uni.receive(stream_id, data, fin, events)
+            self._look_for_settings(events)
         elif stream_id in self._requests:
             self._receive_request(stream_id, data, fin, events)
         else:
@@ -276,8 +181,7 @@ class ConversationState:
             self._end_request(stream_id, code, events)
             del self._requests[stream_id]
             events.append(ResetStream(stream_id, Code.REQUEST_CANCELLED))
-        if stream_id in self._uni:
-            self._check_not_critical(self._uni.pop(stream_id))
+        self._uni.reset(stream_id)
         arriving = self._arriving.pop(stream_id, None)
         if arriving is not None:
             events.append(ResetStream(stream_id, Code.REQUEST_CANCELLED))
@@ -313,70 +217,15 @@ class ConversationState:
         self._datagram_channels.add(channel.stream_id)
         return self._waiting.take(channel.header.conversation_id, channel.stream_id, now)
 
-    # ----------------------------------------------------------------- unidirectional streams
+    # ----------------------------------------------------------------- the peer's settings
 
-    def _receive_uni(self, stream_id: int, data: Data, fin: bool, events: list[ConversationEvent]
-                     ) -> None:
-        stream = self._uni.setdefault(stream_id, _UniStream())
-        self._consume(stream_id, len(data), events)
-        if stream.kind is None:
-            stream.kind, data = self._read_kind(stream.head, data)
-            if not self._accept_uni(stream):
-                self._discard_uni(stream_id, fin, events)
-                return
-        if stream.control is not None:
-            self._receive_control(stream.control, data, fin, events)
-        else:
-            stream.skipped += len(data)
-            if stream.skipped > MAX_SKIPPED:
-                raise ConnectionFault("too much on a QPACK stream", Code.EXCESSIVE_LOAD)
-        if fin:
-            self._check_not_critical(self._uni.pop(stream_id))
-
-    def _read_kind(self, head: bytearray, data: Data) -> tuple[int | None, Data]:
-        """The type, None if it is not all there yet, and the bytes behind it."""
-        had = len(head)
-        head += data[:8]
-        reader = Reader(head)
-        try:
-            return reader.varint(), data[reader.position - had:]
-        except Incomplete:
-            return None, b""
-
-    def _accept_uni(self, stream: _UniStream) -> bool:
-        kind = stream.kind
-        if kind is None:
-            return True
-        if kind == STREAM_PUSH:
-            raise ConnectionFault("a push stream",
-                                  Code.ID_ERROR if self.is_client else Code.STREAM_CREATION_ERROR)
-        if kind not in (STREAM_CONTROL, STREAM_QPACK_ENCODER, STREAM_QPACK_DECODER):
-            return False
-        if kind in self._uni_kinds:
-            raise ConnectionFault(f"a second stream of type {kind}", Code.STREAM_CREATION_ERROR)
-        self._uni_kinds.add(kind)
-        if kind == STREAM_CONTROL:
-            stream.control = ControlStream()
-        return True
-
-    def _discard_uni(self, stream_id: int, fin: bool, events: list[ConversationEvent]) -> None:
-        del self._uni[stream_id]
-        if not fin:
-            self._discarded.add(stream_id)
-            events.append(StopStream(stream_id, Code.STREAM_CREATION_ERROR))
-
-    def _check_not_critical(self, stream: _UniStream) -> None:
-        if stream.kind is not None:
-            raise ConnectionFault("a stream that has to stay ended", Code.CLOSED_CRITICAL_STREAM)
-
-    def _receive_control(self, control: ControlStream, data: Data, fin: bool,
-                         events: list[ConversationEvent]) -> None:
-        control.receive(data, fin)
-        if control.settings is None or self.settings_known:
+    def _look_for_settings(self, events: list[ConversationEvent]) -> None:
+        settings = self._uni.settings
+        if settings is None or self.settings_known:
             return
         self.settings_known = True
-        self.traits.learn(announced_in(control.settings), self.ours)
-        events.append(SettingsReceived(control.settings))
+        self.traits.learn(announced_in(settings), self.ours)
+        events.append(SettingsReceived(settings))
         ahead, self._blocks_ahead = self._blocks_ahead, []
         for stream_id, block in ahead:
             self._guard_stream(stream_id, events, block)

@@ -9,9 +9,10 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from sshoq.server import log
-from sshoq.server.lookup import Lookups, Place
+from sshoq.server.lookup import Found, Lookups, Place
 from sshoq.server.permits import Permits
 from sshoq.server.privsep import Dial, Dialled, EndForwarding, ForwardingRefused
 from sshoq.server.watch import WRITABLE, Deadline, Watch
@@ -34,7 +35,7 @@ Send = Callable[[Message, Sequence[int]], None]
 class _Attempt:
     """One connection that is being made."""
 
-    __slots__ = ("channel", "deadline", "failure", "kind", "places", "socket")
+    __slots__ = ("channel", "deadline", "failure", "found", "kind", "places", "socket")
 
     def __init__(self, channel: int, kind: int) -> None:
         self.channel = channel
@@ -43,6 +44,8 @@ class _Attempt:
         self.socket: socket.socket | None = None
         self.failure = "no address"
         self.deadline: Deadline | None = None
+        self.found: Found | None = None
+        """Gets the places of a name that is looked up."""
 
 
 class Dialer:
@@ -76,9 +79,8 @@ class Dialer:
             attempt.places = [Place(socket.AF_UNIX, encode_text(request.host))]
             self._try_next(attempt)
             return
-        self._lookups.find(
-            request.host, request.port, lambda places, why: self._found(attempt, places, why)
-        )
+        attempt.found = partial(self._found, attempt)
+        self._lookups.find(request.host, request.port, attempt.found)
 
     def _found(self, attempt: _Attempt, places: list[Place], complaint: str) -> None:
         if self._attempts.get(attempt.channel) is not attempt:
@@ -155,6 +157,8 @@ class Dialer:
 
     def _end(self, attempt: _Attempt) -> None:
         del self._attempts[attempt.channel]
+        if attempt.found is not None:
+            self._lookups.forget(attempt.found)
         if attempt.deadline is not None:
             attempt.deadline.cancel()
 

@@ -60,9 +60,11 @@ class Launcher:
             self._start_on_pipes(start)
 
     def _start_on_pipes(self, start: Start) -> None:
-        pipes = [os.pipe2(os.O_CLOEXEC) for _ in range(3)]
-        (stdin, to_stdin), (from_stdout, stdout), (from_stderr, stderr) = pipes
+        pipes: list[tuple[int, int]] = []
         try:
+            for _ in range(3):
+                pipes.append(os.pipe2(os.O_CLOEXEC))
+            (stdin, to_stdin), (from_stdout, stdout), (from_stderr, stderr) = pipes
             self._fork(start, (stdin, stdout, stderr))
             ends = [to_stdin, from_stdout, from_stderr]
             self._network.send(ProgramStarted(start.session.number), ends)
@@ -71,10 +73,10 @@ class Launcher:
 
     def start_on_socket(self, start: Start) -> None:
         """Its standard input leads to the network process, the rest nowhere."""
-        # In a chroot there need not be any such file.
-        nothing = os.open(NOTHING, os.O_RDWR | os.O_CLOEXEC, dir_fd=self._root)
         ours, theirs = socket.socketpair()
         with ours, theirs:
+            # In a chroot there need not be any such file.
+            nothing = os.open(NOTHING, os.O_RDWR | os.O_CLOEXEC, dir_fd=self._root)
             try:
                 standard = (theirs.fileno(), nothing, nothing)
                 self._fork(start, standard)

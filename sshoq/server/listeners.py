@@ -154,6 +154,7 @@ class Listeners:
         try:
             self._agent = UnixListener(self._agent_place(), AGENT_MASK, unlink=False)
         except OSError as error:
+            self._remove_agent_directory()
             log.error(f"cannot make an agent socket: {error}")
             self._refuse(request.session, error.strerror or str(error))
             return
@@ -179,6 +180,9 @@ class Listeners:
         self._unix.clear()
         if self._agent is not None:
             self._agent.remove()
+        self._remove_agent_directory()
+
+    def _remove_agent_directory(self) -> None:
         if self._agent_directory is not None:
             with contextlib.suppress(OSError):
                 os.rmdir(self._agent_directory)

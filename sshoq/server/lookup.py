@@ -8,7 +8,6 @@ import os
 import select
 import signal
 import socket
-from collections import deque
 from collections.abc import Callable
 from typing import Annotated, NamedTuple
 
@@ -50,35 +49,35 @@ class Lookups:
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
         self._running = 0
-        self._waiting: deque[Callable[[], None]] = deque()
+        self._waiting: dict[Found, tuple[str, int]] = {}
+        """In the order in which they were asked for."""
 
     def find(self, host: str, port: int, found: Found) -> None:
         """`found` is called once, now or later."""
         try:
-            found(literal_places(host, port), "")
+            places = literal_places(host, port)
         except (OSError, UnicodeError, ValueError):
-            self._waiting.append(lambda: self._start(host, port, found))
+            self._waiting[found] = host, port
             self._start_waiting()
+        else:
+            found(places, "")
+
+    def forget(self, found: Found) -> None:
+        """Nobody wants to know any more: a look-up that has not begun shall hold up no other. A
+        client could ask for any number of them, and give up each at once."""
+        self._waiting.pop(found, None)
 
     def _start_waiting(self) -> None:
         while self._waiting and self._running < MAX_CHILDREN:
-            self._waiting.popleft()()
+            found = next(iter(self._waiting))
+            self._start(*self._waiting.pop(found), found)
 
     def _start(self, host: str, port: int, found: Found) -> None:
-        reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            pid = os.fork()
-        except OSError as error:
-            os.close(reader)
-            os.close(writer)
+            reader = _start_child(host)
+        except OSError as error:  # a limit of the user's
             found([], error.strerror or str(error))
             return
-        if pid == 0:
-            try:
-                _look_up(host, writer)
-            finally:
-                os._exit(0)
-        os.close(writer)
         self._running += 1
         self._watch.add(reader, READABLE, lambda: self._read(reader, port, found))
 
@@ -109,6 +108,23 @@ def _read_answer(data: bytes, port: int) -> tuple[list[Place], str]:
         return [], "Temporary failure in name resolution"
     places = [place for text in answer.addresses for place in literal_places(text, port)]
     return places, answer.complaint
+
+
+def _start_child(host: str) -> int:
+    """Where its answer can be read. OSError."""
+    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        if os.fork() == 0:
+            try:
+                _look_up(host, writer)
+            finally:
+                os._exit(0)
+    except OSError:
+        os.close(reader)
+        raise
+    finally:
+        os.close(writer)
+    return reader
 
 
 def _look_up(host: str, writer: int) -> None:

@@ -257,6 +257,28 @@ def test_more_names_than_children_are_looked_up_in_turn(
     assert {desk.refusal().channel for _ in range(3)} == {0, 1, 2}
 
 
+def test_a_name_that_nobody_waits_for_any_more_is_not_looked_up(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client may ask for one after another, and give up each at once."""
+    asked: list[str] = []
+    start_child = lookup._start_child
+
+    def note(host: str) -> int:
+        asked.append(host)
+        return start_child(host)
+
+    monkeypatch.setattr(lookup, "_start_child", note)
+    monkeypatch.setattr(lookup, "MAX_CHILDREN", 0)
+    for number in range(100):
+        desk.dialer.dial(Dial(number, Dial.TCP, f"nowhere{number}.invalid", 80))
+        desk.dialer.cancel(EndForwarding(number))
+    monkeypatch.setattr(lookup, "MAX_CHILDREN", 1)
+    desk.dialer.dial(Dial(4, Dial.TCP, "nowhere.invalid", 80))
+    assert desk.refusal().channel == 4
+    assert asked == ["nowhere.invalid"]
+
+
 # --------------------------------------------------------------------------- listening
 
 
