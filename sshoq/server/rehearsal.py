@@ -21,12 +21,8 @@ from cryptography.x509 import (
 )
 from cryptography.x509.oid import NameOID
 
-from sshoq.protocol.conversation import (
-    ConversationEvent,
-    ConversationState,
-    RequestReceived,
-    WriteStream,
-)
+from sshoq.protocol.conversation import ConversationState
+from sshoq.protocol.conversation_events import ConversationEvent, RequestReceived, WriteStream
 from sshoq.protocol.request import ConnectRequest, accepted
 from sshoq.transport.engine import Engine
 from sshoq.transport.events import AFTER_LOGIN, SendReady, StreamData

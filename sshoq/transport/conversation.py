@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from sshoq.protocol.channel import Buffer
-from sshoq.protocol.conversation import (
+from sshoq.protocol.conversation import ConversationState
+from sshoq.protocol.conversation_events import (
     ChannelArrived,
     ChannelVoided,
     Consumed,
     ConversationEnded,
     ConversationEvent,
-    ConversationState,
     DatagramArrived,
     RequestFailed,
     RequestReceived,

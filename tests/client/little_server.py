@@ -14,11 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sshoq.client.addresses import HostAddress
-from sshoq.protocol.conversation import (
-    ConversationEvent,
-    ConversationState,
-    _ArrivingStream,
-)
+from sshoq.protocol.conversation import ConversationState, _ArrivingStream
+from sshoq.protocol.conversation_events import ConversationEvent
 from sshoq.protocol.extensions import NONE, OURS, Extension
 from sshoq.protocol.messages import (
     ChannelHeader,

@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 
 from sshoq.client.speculation import LEAST_GAIN, LONGEST, SHORTEST, delay_of
-from sshoq.protocol.conversation import ConversationEvent
+from sshoq.protocol.conversation_events import ConversationEvent
 from sshoq.protocol.messages import Exec
 from sshoq.protocol.outcome import CHANNEL_REFUSED
 from sshoq.protocol.request import UNAUTHORIZED, ConnectRequest, Response

@@ -164,7 +164,7 @@ def test_the_installed_program_answers_as_light_as_that() -> None:
 
 
 def test_first_flight_leaves_before_the_rest_is_loaded() -> None:
-    modules = loaded(FLIGHT, "-o", "Transport=quic", "127.0.0.1")
+    modules = loaded(FLIGHT, "-o", "Transport=quic", "-o", "UserKnownHostsFile=none", "127.0.0.1")
     assert not modules & LOADED_IN_THE_AIR
     assert {name for name in modules if name.startswith("sshoq")} == OURS_BEFORE_FLIGHT
     assert not modules & set(AFTER_THE_FIRST_FLIGHT)

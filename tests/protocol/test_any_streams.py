@@ -9,7 +9,8 @@ from collections.abc import Callable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sshoq.protocol.conversation import ChannelArrived, ConversationEvent, ConversationState
+from sshoq.protocol.conversation import ConversationState
+from sshoq.protocol.conversation_events import ChannelArrived, ConversationEvent
 from sshoq.protocol.http3 import encode_data, encode_headers
 from sshoq.protocol.messages import Session
 from sshoq.protocol.outcome import ConnectionFault, ProtocolError

@@ -9,15 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sshoq.protocol.channel import Data, IllegalSend, Requested
-from sshoq.protocol.conversation import (
-    MAX_EARLY_BYTES,
-    MAX_EARLY_STREAMS,
+from sshoq.protocol.conversation import MAX_EARLY_BYTES, MAX_EARLY_STREAMS, ConversationState
+from sshoq.protocol.conversation_events import (
     ChannelArrived,
     ChannelVoided,
     Consumed,
     ConversationEnded,
     ConversationEvent,
-    ConversationState,
     DatagramArrived,
     RequestFailed,
     RequestReceived,

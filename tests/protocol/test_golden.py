@@ -17,10 +17,10 @@ from sshoq.protocol.channel import (
     Refused,
     Requested,
 )
-from sshoq.protocol.conversation import (
+from sshoq.protocol.conversation import ConversationState
+from sshoq.protocol.conversation_events import (
     ChannelArrived,
     ConversationEvent,
-    ConversationState,
     DatagramArrived,
     RequestFailed,
     ResponseReceived,
