@@ -52,7 +52,7 @@ from sshoq.protocol.session import SessionServerState
 from sshoq.server.files import FilesHost
 from sshoq.server.forwards import AgentHost, Callers, DirectHost, DisplayHost, ListenerHost
 from sshoq.server.host_keys import HostKeysHost
-from sshoq.server.link import Refused, SessionLeader
+from sshoq.server.link import NotEntered, Refused, SessionLeader
 from sshoq.server.privsep import AllocatePty, ProgramExited, StartProgram
 from sshoq.server.privsep_socket import MAX_PACKET
 from sshoq.transport.channel import Channel, DataSink, ExtendedSink, SinkClosed
@@ -67,6 +67,9 @@ MAX_START = MAX_PACKET - 16
 
 INFO, VERBOSE, DEBUG = 1, 2, 3
 """Levels of `Login.log`."""
+
+NOT_ENTERED = 254
+"""The exit status where the login could not be opened: sshd's."""
 
 MAX_SIZE = 0xFFFF
 """Of a terminal, in any unit: the kernel keeps 16 bits."""
@@ -253,7 +256,10 @@ class SessionHost:
         return True
 
     async def _allocate_pty(self, request: PtyReq) -> bool:
-        leader = await self._login.leader()
+        try:
+            leader = await self._login.leader()
+        except NotEntered:
+            return True  # as sshd: what there is to say is said where the program would be
         try:
             self._master = await leader.allocate_pty(
                 AllocatePty(self._number, request.term, *_size(request), request.modes)
@@ -284,7 +290,11 @@ class SessionHost:
         self._channel.kind = purpose
         if self._state.agent_wanted:  # a Go client cannot be told that it gets none
             await self._agent.open(self._number)
-        leader = self._leader = await self._login.leader()
+        try:
+            leader = self._leader = await self._login.leader()
+        except NotEntered as error:
+            self._relaying = self._group.create_task(self._tell_shut(error.told))
+            return True
         message = StartProgram(self._number, kind, encode_text(command), tuple(self._environment))
         try:
             if len(message.encode()) > MAX_START:  # each is within its own bound
@@ -348,6 +358,17 @@ class SessionHost:
             await asyncio.gather(*sending)
             feeding.cancel()
         self._report_exit(exited)
+
+    async def _tell_shut(self, told: str) -> None:
+        """No program, but PAM's words of why: "There were too many logins", say. sshd has them on
+        standard output, where scp and its like would take them for something else."""
+        text = encode_text(told)
+        with suppress(SinkClosed):
+            if self._state.has_pty:
+                await self._channel.write(text.replace(b"\n", b"\r\n"))
+            else:
+                await ExtendedSink(self._channel).write(text)
+        self._report_exit(ProgramExited(self._number, NOT_ENTERED, "", False))
 
     def _make_ends(self, pipes: list[int]) -> tuple[FdSink, list[tuple[FdSource, Sink]]]:
         output = DataSink(self._channel, _nothing)

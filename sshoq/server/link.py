@@ -112,6 +112,15 @@ class Refused(Exception):
         """The user may not have it at all."""
 
 
+class NotEntered(Refused):
+    """There is no session leader: the login could not be opened."""
+
+    def __init__(self, reason: str, told: str) -> None:
+        super().__init__(reason)
+        self.told = told
+        """For the user: what PAM's modules have said."""
+
+
 class SessionLeader:
     """What the network process asks of the user's session leader, one answer awaited per session at
     a time.

@@ -336,7 +336,9 @@ class Monitor:
             rights = self._open_session(rights)
         except PamError as error:
             log.error(f"PAM: {error}")
-            self._network.answer(LoginFailed("PAM session not opened"))
+            pam = self._authenticator.pam
+            told = "" if pam is None else pam.take_messages()
+            self._network.answer(LoginFailed("PAM session not opened", told))
             return
         config = rights.config
         pam = self._authenticator.pam

@@ -30,7 +30,7 @@ from sshoq.protocol.request import (
     refused,
 )
 from sshoq.server.channels import DEBUG, INFO, VERBOSE, ChannelHost, Host, SessionHost
-from sshoq.server.link import PrivsepLink, Refused, SessionLeader
+from sshoq.server.link import NotEntered, PrivsepLink, SessionLeader
 from sshoq.server.privsep import (
     FROM_LEADER,
     FROM_MONITOR,
@@ -337,7 +337,7 @@ class NetworkProcess:
             self._udp.find_peer()  # should it be the old one, datagrams come by the router
         elif isinstance(message, LoginFailed):
             self.log(VERBOSE, f"login not opened: {message.reason}")
-            self._leader.set_exception(Refused(message.reason))
+            self._leader.set_exception(NotEntered(message.reason, message.told))
             self._leader.exception()
 
     def _end_request(self, result: AuthenticationResult) -> None:

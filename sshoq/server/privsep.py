@@ -104,6 +104,8 @@ class LoginFailed(Message):
     """Follows ACCEPTED instead of LoginOpened: the account could not be entered."""
 
     reason: Text
+    told: Text
+    """What PAM's modules have said; the user is to see it."""
 
 
 class MoveSocket(Message):

@@ -136,7 +136,9 @@ def read_key_file(path: str, account: Account, *, strict: bool, what: str = "key
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
-            log.info(f"Could not open user '{account.name}' authorized {what} '{path}': {error}")
+            log.info(
+                f"Could not open user '{account.name}' authorized {what} '{path}': {_why(error)}"
+            )
         return b""
     try:
         status = os.fstat(descriptor)
@@ -149,10 +151,15 @@ def read_key_file(path: str, account: Account, *, strict: bool, what: str = "key
             return b""
         return _read_all(descriptor)
     except OSError as error:
-        log.info(f"Could not read user '{account.name}' authorized {what} '{path}': {error}")
+        log.info(f"Could not read user '{account.name}' authorized {what} '{path}': {_why(error)}")
         return b""
     finally:
         os.close(descriptor)
+
+
+def _why(error: OSError | ValueError) -> str:
+    """A path with a zero byte in it is no OSError."""
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _home_of(path: str, account: Account) -> str | None:

@@ -226,7 +226,9 @@ def test_key_files_are_read_with_the_rights_of_the_user(
     fresh_account.authorized_keys.symlink_to(secret)
     with Monitor(tmp_path / "m", "StrictModes no") as monitor:
         assert monitor.try_key(fresh_account.name, fresh_account.key).outcome == REFUSED
-        assert "Permission denied" in monitor.log
+        where = fresh_account.authorized_keys
+        told = f"Could not open user '{fresh_account.name}' authorized keys '{where}': "
+        assert f"{told}Permission denied\n" in monitor.log
 
 
 def test_a_fifo_in_place_of_a_key_file_holds_nobody(tmp_path: Path, fresh_account: Account) -> None:
@@ -714,12 +716,13 @@ def test_a_session_that_pam_does_not_open_is_no_login(
 ) -> None:
     stack = (
         "auth required pam_permit.so\naccount required pam_permit.so\n"
-        "session required pam_deny.so\n"
+        "session optional pam_echo.so too many logins\nsession required pam_deny.so\n"
     )
     service = make_pam_service(janitor, tmp_path, stack)
     with Monitor(tmp_path / "m", pam_service=service.name) as monitor:
         assert monitor.try_key(account.name, account.key).outcome == ACCEPTED
-        assert monitor.expect(LoginFailed).reason == "PAM session not opened"
+        failed = monitor.expect(LoginFailed)
+        assert (failed.reason, failed.told) == ("PAM session not opened", "too many logins\n")
 
 
 def test_pam_is_gone_through_in_order_and_undone_in_order(

@@ -10,7 +10,7 @@ from typing import Any
 from sshoq.forwarding.forwarder import FdSink, FdSource
 from sshoq.listening import open_listeners
 from sshoq.protocol.messages import ChannelOpening
-from sshoq.server.link import Refused
+from sshoq.server.link import NotEntered, Refused
 from sshoq.server.privsep import (
     AllocatePty,
     Dial,
@@ -201,8 +201,11 @@ class FakeLogin:
         self.lines: list[str] = []
         self.open_channel: Callable[[ChannelOpening], Channel] = _no_channel
         self.group: asyncio.TaskGroup | None = None
+        self.not_entered: NotEntered | None = None
 
     async def leader(self) -> FakeLeader:
+        if self.not_entered is not None:
+            raise self.not_entered
         return self.the_leader
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:

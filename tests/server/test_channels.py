@@ -24,7 +24,8 @@ from sshoq.protocol.messages import (
     UnknownChannel,
     WindowChange,
 )
-from sshoq.server.channels import MAX_VARIABLES, ChannelHost, Login
+from sshoq.server.channels import MAX_VARIABLES, NOT_ENTERED, ChannelHost, Login
+from sshoq.server.link import NotEntered
 from sshoq.transport.channel import Channel, ChannelRefused, SinkClosed
 from sshoq.transport.stream_halves import Stream
 from tests.golden_replay import Transcript
@@ -93,6 +94,28 @@ def test_a_command_gets_its_input_and_gives_output_and_status() -> None:
             await channel.write(b"hello")
             channel.write_eof()
             assert await outcome(channel) == (b"hello", b"done", ExitStatus(7))
+
+    run(main)
+
+
+@pytest.mark.parametrize("extensions", [OURS, NONE], ids=["ours", "go"])
+def test_why_the_login_was_not_opened_is_told_in_the_place_of_the_program(
+    extensions: Extension,
+) -> None:
+    async def main() -> None:
+        async with served(wait_for_ever, extensions) as there:
+            there.login.not_entered = NotEntered("session not opened", "too many\nlogins\n")
+            plain = there.open_session()
+            plain.request(Exec("scp -f x"))
+            assert await outcome(plain) == (b"", b"too many\nlogins\n", ExitStatus(NOT_ENTERED))
+            on_terminal = there.open_session()
+            on_terminal.request(PtyReq("xterm", 80, 24))
+            on_terminal.request(Shell())
+            assert await outcome(on_terminal) == (
+                b"too many\r\nlogins\r\n",
+                b"",
+                ExitStatus(NOT_ENTERED),
+            )
 
     run(main)
 
