@@ -40,17 +40,14 @@ from sshoq.server.privsep import (
     Listen,
     ListenForAgent,
     ListenForX11,
-    PeerGone,
-    PrivsepSocket,
     Recorded,
     RecordLogin,
     ServeFiles,
     SessionRefused,
     SignalProgram,
     StartProgram,
-    close_all,
-    make_pair,
 )
+from sshoq.server.privsep_socket import PeerGone, PrivsepSocket, close_all, make_pair
 from sshoq.server.rights import LoginRights
 from sshoq.wire import Message
 
