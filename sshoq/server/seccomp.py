@@ -132,7 +132,8 @@ _SOCKET_OPTIONS = (
     (17, 103),  # IPPROTO_UDP: UDP_SEGMENT
     (17, 104),  # UDP_GRO
 )
-_AF_UNIX = 1
+_AF_UNIX, _STREAM, _PACKETS, _CLOSED_ON_EXEC = 1, 1, 5, 0x80000
+_SOCKET_PAIRS = tuple((_AF_UNIX, kind | _CLOSED_ON_EXEC) for kind in (_STREAM, _PACKETS))
 _PROT_EXEC = 4
 _AT_EMPTY_PATH = 0x1000
 _NAMESPACES_AND_THREADS = 0x7E020000 | 0x00010000
@@ -151,7 +152,8 @@ _COMMON: dict[str, Rule] = {
     "ioctl": Check(1, refuse(errno.EPERM), values=_IOCTLS),
     "fcntl": Check(1, refuse(errno.EPERM), values=_FCNTLS),
     "setsockopt": Pairs((1, 2), refuse(errno.EPERM), values=_SOCKET_OPTIONS),
-    "socketpair": Check(0, refuse(errno.EPERM), values=(_AF_UNIX,)),
+    # The event loop's, and those of packets. One for datagrams could send to any that has a name.
+    "socketpair": Pairs((0, 1), refuse(errno.EPERM), values=_SOCKET_PAIRS),
     # It can undo a connection, too, and a socket at our address without a peer gets the packets of
     # all newcomers. The monitor connects.
     "connect": refuse(errno.EPERM),
@@ -170,7 +172,8 @@ ROUTER_RULES: dict[str, Rule] = {
     # libc then forks by clone, whose flags can be read
     **dict.fromkeys(_FORKS, refuse(errno.ENOSYS)),
     "prctl": Check(0, refuse(errno.EPERM), values=_CONFINING),
-    "prlimit64": ALLOW,
+    # Its own alone: with limits others can be ended.
+    "prlimit64": Check(0, refuse(errno.EPERM), values=(0,)),
     "setrlimit": ALLOW,
     "seccomp": ALLOW,
     **_FREE,

@@ -26,6 +26,8 @@ sandbox.EMPTY_DIRECTORY = sys.argv[1]
 assert sandbox.prepare_sandbox() is None
 libc = ctypes.CDLL(None, use_errno=True)
 outside, _ = socket.socketpair()
+stranger = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+stranger.bind("")  # an abstract name, which is in no directory
 reader, writer = os.pipe()
 victim = os.getppid()
 def call(result):
@@ -68,6 +70,7 @@ REFUSED = {
     "take everybody's packets": "outside.connect('')",
     "program the sockets at our address": "outside.setsockopt(1, 51, bytes(16))",
     "load a protocol": "socket.socketpair(socket.AF_NETLINK)",
+    "speak to strangers": "socket.socketpair(type=2)[0].sendto(b'', stranger.getsockname())",
     "open": "open('/etc/passwd')",
     "list": "os.listdir('/')",
     "stat": "os.stat('/')",
@@ -89,6 +92,10 @@ REFUSED_TO_NETWORK = {
     "limits": "resource.setrlimit(resource.RLIMIT_NOFILE, (9, 9))",
     "relax": "call(libc.prctl(4, 1, 0, 0, 0))",
 }
+
+
+FREE = ("open", "execute", "speak to strangers")
+"""To whoever is not confined."""
 
 
 @pytest.mark.parametrize("how", ["router", "network"])
@@ -113,7 +120,7 @@ def test_a_network_process_stays_alone_and_as_it_is(tmp_path: Path, code: str) -
 
 
 @pytest.mark.parametrize(
-    "code", [code for name, code in {**REFUSED, **DEADLY}.items() if name in ("open", "execute")]
+    "code", [code for name, code in {**REFUSED, **DEADLY}.items() if name in FREE]
 )
 def test_without_the_confinement_the_same_goes_well(tmp_path: Path, code: str) -> None:
     """Else the tests above would show nothing."""
@@ -143,6 +150,23 @@ assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 5
 """
     done = attempt(tmp_path, "router", code)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_router_cannot_limit_other_processes(tmp_path: Path) -> None:
+    """Its user has those of all connections, and the end of processor time ends a process."""
+    code = """\
+pid = os.fork()
+if pid == 0:
+    os.close(writer)
+    os.read(reader, 1)
+    os._exit(0)
+try:
+    resource.prlimit(pid, resource.RLIMIT_CPU, (1, 1))
+except PermissionError:
+    os._exit(3)
+os._exit(0)
+"""
+    assert attempt(tmp_path, "router", code).returncode == 3
 
 
 def test_a_confined_process_can_run_an_event_loop_and_relay(tmp_path: Path) -> None:

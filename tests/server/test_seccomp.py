@@ -127,6 +127,8 @@ def test_nobody_is_signalled() -> None:
 def test_the_confinement_cannot_be_changed_from_within() -> None:
     assert judge(ROUTER_RULES, "prctl", 22) == ALLOW
     assert judge(ROUTER_RULES, "prctl", 24) == refuse(errno.EPERM)
+    assert judge(ROUTER_RULES, "prlimit64", 0, 7, 0x7FFF00000000) == ALLOW
+    assert judge(ROUTER_RULES, "prlimit64", 4711, 7, 0x7FFF00000000) == refuse(errno.EPERM)
     assert judge(NETWORK_RULES, "prctl", 22) == refuse(errno.EPERM)
     assert judge(NETWORK_RULES, "prlimit64", 0, 7, 0) == ALLOW
     assert judge(NETWORK_RULES, "prlimit64", 0, 7, 0x7FFF00000000) == refuse(errno.EPERM)
@@ -160,6 +162,9 @@ def test_only_what_a_relay_needs_is_done_to_descriptors_and_sockets() -> None:
         # One allowed name at the level of another is another option.
         assert judge(rules, "setsockopt", 5, socket.IPPROTO_IPV6, 1) == refuse(errno.EPERM)
         assert judge(rules, "setsockopt", 5, socket.SOL_SOCKET, 51) == refuse(errno.EPERM)
-        assert judge(rules, "socketpair", socket.AF_UNIX) == ALLOW
-        assert judge(rules, "socketpair", socket.AF_NETLINK) == refuse(errno.EPERM)
+        for kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET):
+            pair = (socket.AF_UNIX, kind | socket.SOCK_CLOEXEC)
+            assert judge(rules, "socketpair", *pair) == ALLOW
+        for refused in ((socket.AF_NETLINK, 3), (socket.AF_UNIX, socket.SOCK_DGRAM)):
+            assert judge(rules, "socketpair", *refused) == refuse(errno.EPERM)
         assert judge(rules, "connect", 5) == refuse(errno.EPERM)
