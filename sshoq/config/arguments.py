@@ -456,8 +456,11 @@ WITH_ARGUMENT: dict[str, WithArgument] = {
 }
 
 
-def _go_version(line: CommandLine, value: str) -> None:
-    raise Finished("go-version")
+def _answer(action: str) -> WithArgument:
+    def finish(line: CommandLine, value: str) -> None:
+        raise Finished(action)
+
+    return finish
 
 
 def _action(action: str) -> WithArgument:
@@ -504,6 +507,7 @@ LONG_FLAGS: dict[str, tuple[bool, WithArgument]] = {
     "forward-agent": (False, _on(forward_agent=True)),
     "forward-tcp": (True, _go_forward("local_forwards", "tcp")),
     "forward-udp": (True, _go_forward("local_forwards", "udp")),
+    "help": (False, _answer("help")),
     "insecure": (False, _on(insecure=True)),
     "keylog": (True, _store("key_log")),
     "no-follow-symlinks": (False, _on(follow_symlinks=False)),
@@ -519,5 +523,5 @@ LONG_FLAGS: dict[str, tuple[bool, WithArgument]] = {
     "stdio": (False, _stdio),
     "use-oidc": (True, _store("use_oidc")),
     "use-password": (False, _on(use_password=True)),
-    "version": (False, _go_version),
+    "version": (False, _answer("go-version")),
 }

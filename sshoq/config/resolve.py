@@ -31,6 +31,7 @@ from sshoq.config.reader import ConfigReader
 from sshoq.config.surroundings import Paths, Surroundings, UnknownUserError
 from sshoq.config.usage import (
     INFO,
+    USAGE,
     Notes,
     UsageError,
     go_version_line,
@@ -153,6 +154,8 @@ def _answer(finished: Finished, program: str, notes: Notes) -> Invocation:
     invocation = Invocation("answer")
     if finished.action == "version":
         invocation.answer = Answer(stderr=[*notes.lines, version_line()])
+    elif finished.action == "help":
+        invocation.answer = Answer(stderr=[*notes.lines, *USAGE.split("\n")])
     elif finished.action == "go-version":
         invocation.answer = Answer([go_version_line(program)], notes.lines)
     else:

@@ -31,7 +31,7 @@ usage: sshoq [-46AaCfGgKkMNnqsTtVvXxYyZ] [-B bind_interface] [-b bind_address]
              [-S ctl_path] [-W host:port] [-w local_tun[:remote_tun]]
              [-insecure] [-use-password] [-forward-agent]
              [-proxy-jump destination] destination [command [argument ...]]
-       sshoq --stdio destination [port]
+       sshoq --stdio destination [target[:port]]
        sshoq -sftp destination
        sshoq -scp [-r] source target
        sshoq -Q query_option

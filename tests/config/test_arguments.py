@@ -201,6 +201,10 @@ def test_answers_without_a_destination(machine: Machine) -> None:
     go_version = machine.resolve("-version").answer
     assert go_version is not None
     assert go_version.stdout[0].startswith("sshoq version h4sh5/sshoq 0.2.1")
+    for word in ("-help", "--help"):
+        usage = machine.resolve(word, "and", "more").answer
+        assert usage is not None
+        assert (usage.stderr[0][:12], usage.stdout, usage.status) == ("usage: sshoq", (), 0)
     query = machine.resolve("-Q", "protocol-version").answer
     assert query is not None
     assert (query.stdout, query.status) == (("2",), 0)
