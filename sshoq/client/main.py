@@ -48,9 +48,27 @@ def run_program() -> int:
         return error.status
     except KeyboardInterrupt:  # before settle_process()
         return FAILED
-    except Exception:  # our bug: let it be seen, with the status of every other error
-        sys.excepthook(*sys.exc_info())
+    except Exception as error:
+        lack = _lack_in(error)
+        if lack is None:  # our bug: let it be seen, with the status of every other error
+            sys.excepthook(*sys.exc_info())
+        else:
+            print_lines(2, (f"ssh: {lack}",))
         return FAILED
+
+
+def _lack_in(error: BaseException) -> "str | None":
+    """What the machine, or a limit of the user's, did not have for us."""
+    from errno import EMFILE, ENFILE, ENOBUFS, ENOMEM
+
+    if isinstance(error, BaseExceptionGroup):
+        found = [_lack_in(one) for one in error.exceptions]
+        return found[0] if all(found) else None
+    if isinstance(error, MemoryError):
+        return os.strerror(ENOMEM)
+    if isinstance(error, OSError) and error.errno in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
+        return error.strerror
+    return None
 
 
 def run(invocation: Invocation) -> int:
@@ -345,7 +363,8 @@ class Run:
         gc.freeze()  # all that was loaded stays, and need not be looked through again
         gc.enable()
         try:
-            return asyncio.run(go_online(departure))
+            with asyncio.Runner() as runner:  # made first: it may not come about
+                return runner.run(go_online(departure))
         except Unreachable as error:
             return self._meet_silence(str(error), getattr(error, "place", None))
         except PromptInterrupted as interrupted:
