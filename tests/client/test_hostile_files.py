@@ -5,7 +5,7 @@ part of a file is left, and the user sees why.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,10 +22,8 @@ from sshoq.file_frames import (
     encode_frame,
 )
 from sshoq.transport.channel import Channel
-from tests.accounts import make_key
 from tests.client.little_server import LittleServer, Result, listening, to
-from tests.client.quick_client import QuickClient, quick_client
-from tests.needs import need_tools
+from tests.client.quick_client import QuickClient
 
 Answer = FileResponse | bytes
 Rule = Callable[[FileRequest], Answer]
@@ -33,18 +31,6 @@ Rule = Callable[[FileRequest], Answer]
 FILE, FOLDER = 0o100644, 0o040755
 GO_FOLDER = 1 << 31 | 0o755
 PROMPT = b"\x1b[31m\nalice@host's password: "
-
-
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QuickClient]:
-    with quick_client(tmp_path_factory.mktemp("client")) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def key(tmp_path_factory: pytest.TempPathFactory) -> str:
-    need_tools("ssh-keygen")
-    return str(make_key(tmp_path_factory.mktemp("key") / "key"))
 
 
 class Place(NamedTuple):

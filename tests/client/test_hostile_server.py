@@ -8,7 +8,7 @@ session. The server's engine is honest, its bytes are not.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,10 +19,8 @@ from sshoq.protocol.messages import AgentConnection, Session
 from sshoq.protocol.version import OUR_VERSION
 from sshoq.transport.channel import Channel, ChannelRefused
 from sshoq.wire import varint
-from tests.accounts import make_key
 from tests.client.little_server import EXIT_0, LittleServer, Result, Serve, listening, to
-from tests.client.quick_client import QuickClient, quick_client
-from tests.needs import need_tools
+from tests.client.quick_client import QuickClient
 
 SIGNAL = varint(0xAF3627E6)
 SETTINGS = bytes.fromhex("00040c33010801935348518001ffff")
@@ -30,18 +28,6 @@ SECRET = "\x1b[31m\r\nalice@host's password: \u202e"
 """What is to look like a prompt of our own."""
 
 Prepare = Callable[[LittleServer], None]
-
-
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QuickClient]:
-    with quick_client(tmp_path_factory.mktemp("client")) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def key(tmp_path_factory: pytest.TempPathFactory) -> str:
-    need_tools("ssh-keygen")
-    return str(make_key(tmp_path_factory.mktemp("key") / "key"))
 
 
 def call(
