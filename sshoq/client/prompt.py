@@ -54,8 +54,8 @@ class Prompter:
         self.batch = batch
 
     def secret(self, question: str) -> str | None:
-        """A password or passphrase. None: nobody to ask, or the end of input. A program's refusal
-        is an empty answer, as for ssh."""
+        """A password or passphrase. None: nobody to ask. The end of input and a program's refusal
+        are empty answers, as for ssh."""
         return self._ask(question, echo=False, refusal="")
 
     def answer(self, question: str, refusal: str | None = None) -> str | None:
@@ -142,7 +142,7 @@ class Prompter:
         termios.tcsetattr(fd, termios.TCSAFLUSH, attributes)
 
     def _read_line(self, fd: int) -> tuple[str | None, int | None]:
-        """The line (None at the end of input), or the signal that came instead."""
+        """The line (empty at the end of input), or the signal that came instead."""
         data = b""
         while len(data) < MAX_ANSWER and not data.endswith((b"\n", b"\r")):
             number = self._wait_for_input(fd)
@@ -152,8 +152,6 @@ class Prompter:
             if not piece:
                 break
             data += piece
-        if not data:
-            return None, None
         return data.rstrip(b"\r\n").decode("utf-8", "surrogateescape"), None
 
     def _wait_for_input(self, fd: int) -> int | None:

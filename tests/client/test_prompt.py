@@ -71,11 +71,12 @@ def test_answer_is_echoed(tty: Tty) -> None:
     assert tty.read_until(b"\n") == b"yes\r\n"
 
 
-def test_end_of_input_is_no_answer(tty: Tty) -> None:
+def test_end_of_input_is_an_empty_answer(tty: Tty) -> None:
+    """As for ssh, which sends it as a password and asks again."""
     result = in_thread(lambda: Prompter({}, pytest.fail, tty=tty.path).secret("? "))
     tty.read_until(b"? ")
     os.write(tty.master, b"\x04")
-    assert result() is None
+    assert result() == ""
 
 
 @pytest.mark.parametrize("echo", [False, True])
