@@ -89,7 +89,7 @@ class RevokedKeys:
 def load_revoked_keys(path: str) -> RevokedKeys:
     """RevocationError when the file is missing, unreadable or malformed."""
     try:
-        with open(path, "rb", opener=_open_at_once) as file:
+        with open(path, "rb", opener=open_at_once) as file:
             if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):  # without a writer it looks empty
                 raise RevocationError(f"{path}: is a FIFO")
             data = file.read(MAX_FILE + 1)
@@ -103,8 +103,9 @@ def load_revoked_keys(path: str) -> RevokedKeys:
         raise RevocationError(f"{path}: {error}") from None
 
 
-def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # opening a FIFO must not wait
+def open_at_once(path: str, flags: int) -> int:
+    """An `opener` that does not wait for the other end of a FIFO."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def parse_revoked_keys(data: bytes) -> RevokedKeys:

@@ -5,7 +5,6 @@ sshd's order, words and doubts. That its holder has the key is proven before any
 """
 
 import contextlib
-import os
 from collections.abc import Iterable, Iterator
 
 from sshoq.auth.authorized_keys import (
@@ -24,6 +23,7 @@ from sshoq.auth.certificate_rights import (
     rights_of,
 )
 from sshoq.auth.keys import KeyFormatError, PublicKey, parse_public_key
+from sshoq.auth.revoked_keys import open_at_once
 from sshoq.auth.ssh_certificates import Certificate
 from sshoq.config.patterns import AddressListError, match_cidr_list
 from sshoq.server import log
@@ -194,7 +194,7 @@ class CertificateLogin:
 def _keys_in(path: str) -> list[PublicKey]:
     """The administrator's list. Who cannot be read vouches for nobody."""
     try:
-        with open(path, "rb", opener=_open_at_once) as file:
+        with open(path, "rb", opener=open_at_once) as file:
             content = file.read(MAX_FILE + 1)
     except OSError as error:
         log.error(f"Could not open CA keys '{path}': {error.strerror}")
@@ -207,7 +207,3 @@ def _keys_in(path: str) -> list[PublicKey]:
         with contextlib.suppress(KeyFormatError):
             keys.append(parse_public_key(line))
     return keys
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # opening a FIFO must not wait

@@ -1,5 +1,6 @@
-"""Process: main [root]. The UDP sockets: one that listens at each address, and one for each
-connection, bound to the same address and connected to the peer.
+"""Process: main [root] makes them; router and monitor name their addresses. The UDP sockets: one
+that listens at each address, and one for each connection, bound to the same address and connected
+to the peer.
 
 The kernel tells them apart (SO_REUSEPORT), so connections share nothing. Between bind and connect a
 connection's socket must not get other people's packets: a program on the group says that the
