@@ -281,17 +281,21 @@ def _generate(path: str) -> None:
 
 
 def _write_new(path: str, data: bytes, mode: int) -> None:
-    """A new file, whole or not at all; what stands there already is never touched."""
+    """A new file, whole or not at all; what stands there already is never touched. OSError names
+    the file."""
     partial = f"{path}.{os.getpid()}"
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(partial, path)
-    finally:
-        os.unlink(partial)
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(partial, path)
+        finally:
+            os.unlink(partial)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
 
 
 # --------------------------------------------------------------------------- PEM files
@@ -348,5 +352,9 @@ def _generate_pair(certificate: str, key_file: str) -> None:
     pem = b"-----BEGIN CERTIFICATE-----\n%s-----END CERTIFICATE-----\n" % base64.encodebytes(der)
     secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     _write_new(key_file, secret, 0o600)
-    _write_new(certificate, pem, 0o644)
+    try:
+        _write_new(certificate, pem, 0o644)
+    except OSError:
+        os.unlink(key_file)  # half a pair would be in the way of the next start
+        raise
     log.info(f"Generated a self-signed certificate: {certificate}, {key_file}")

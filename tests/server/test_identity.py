@@ -226,6 +226,23 @@ def test_half_a_pair_is_left_alone(tmp_path: Path, present: str) -> None:
     assert os.listdir(tmp_path) == [present]
 
 
+@pytest.mark.parametrize(
+    ("certificate", "key", "complaint"),
+    [
+        ("no/c", "k", "/no/c: No such file or directory"),
+        ("c", "no/k", "/no/k: No such file or directory"),
+        ("same", "same", "/same: File exists"),
+    ],
+)
+def test_a_pair_that_cannot_be_made_leaves_nothing(
+    tmp_path: Path, certificate: str, key: str, complaint: str
+) -> None:
+    with pytest.raises(IdentityError) as caught:
+        ensure_certificate(str(tmp_path / certificate), str(tmp_path / key))
+    assert caught.value.lines == (f"{tmp_path}{complaint}",)
+    assert os.listdir(tmp_path) == []
+
+
 def test_the_whole_chain_is_shown(tmp_path: Path) -> None:
     ensure_certificate(str(tmp_path / "c"), str(tmp_path / "k"))
     ensure_certificate(str(tmp_path / "c2"), str(tmp_path / "k2"))
