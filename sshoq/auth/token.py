@@ -29,12 +29,19 @@ CERTIFICATE_MEMBER = "cert"
 programs, of which both have said that they know it."""
 NOTHING_NAMED: Mapping[str, bytes] = {}
 
-LEEWAY = 60
+LEEWAY = 24 * 3600
+"""How wrong clocks may be, of a machine that takes local time for UTC, say. Nothing hangs on it: a
+token is bound to its connection, and taken once."""
+
 MAX_LIFETIME = 15 * 60
 
 
 class TokenRefused(Exception):
     """The token does not prove what it should; the reason is for the log, not for the peer."""
+
+
+class WrongClock(TokenRefused):
+    """The token is of another time; all else about it is right."""
 
 
 # --------------------------------------------------------------------------- the client builds
@@ -216,16 +223,16 @@ def _check_times(claims: dict[str, Any], now: int) -> None:
     if expires is None:
         raise TokenRefused("no exp")
     if now >= expires + LEEWAY:
-        raise TokenRefused("expired")
+        raise WrongClock("expired")
     # Without a bound a client could mint a token of years; and a clock that far off is no clock.
     if expires > now + MAX_LIFETIME + LEEWAY:
-        raise TokenRefused("exp is too far away")
+        raise WrongClock("exp is too far away")
     if not_before is not None and not_before > now + LEEWAY:
-        raise TokenRefused("not valid yet")
+        raise WrongClock("not valid yet")
     if issued is None:
         return
     if issued > now + LEEWAY:
-        raise TokenRefused("issued in the future")
+        raise WrongClock("issued in the future")
     if not 0 <= expires - issued <= MAX_LIFETIME:
         raise TokenRefused("odd lifetime")
 

@@ -17,6 +17,7 @@ from sshoq.auth.revoked_keys import RevocationError, RevokedKeys, load_revoked_k
 from sshoq.auth.ssh_certificates import Certificate, parse_certificate
 from sshoq.auth.token import (
     TokenRefused,
+    WrongClock,
     certificate_in,
     key_algorithms_of,
     key_in,
@@ -100,6 +101,9 @@ class KeyJudge:
                 return self._weigh_certificate(text, blob, now)
             named = self._named_key(text, now)
             marks = key_algorithms_of(text) if named is None else [mark_of(named)]
+        except WrongClock as error:
+            self._note_clock(error)
+            return nothing
         except (KeyFormatError, TokenRefused) as error:
             log.debug(str(error), log.DEBUG2)
             return nothing
@@ -109,6 +113,9 @@ class KeyJudge:
                 continue
             try:
                 signature = self._verify(text, key, now)
+            except WrongClock as error:
+                self._note_clock(error)
+                return nothing
             except TokenRefused as refused:
                 log.debug(f"{path}:{line}: {refused}", log.DEBUG2)
                 continue
@@ -121,6 +128,15 @@ class KeyJudge:
                 return self._weigh_touch(Evidence("publickey", True, key, rights), key, signature)
             log.info(f"Authentication tried for {self._account.name} with correct key but {reason}")
         return nothing
+
+    def _note_clock(self, error: WrongClock) -> None:
+        """The user hears nothing but a refusal, and nobody would guess why."""
+        where = self._connection
+        log.info(
+            f"Authentication tried for {self._account.name} from {where.peer_address} port "
+            f"{where.peer_port} with a token of another time ({error}): the client's clock is "
+            "wrong, or ours"
+        )
 
     def _named_key(self, token: str, now: float) -> PublicKey | None:
         """The key that the client says it has, and has; None if it does not say."""

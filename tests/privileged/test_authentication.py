@@ -181,6 +181,21 @@ def test_a_file_that_others_may_write_is_not_believed(
         assert monitor.try_key(fresh_account.name, fresh_account.key).outcome == ACCEPTED
 
 
+@pytest.mark.parametrize("names_key", [True, False], ids=["ours", "go"])
+def test_a_clock_that_is_wrong_is_told_beyond_a_day(
+    tmp_path: Path, account: Account, names_key: bool
+) -> None:
+    private = load_private_key(str(account.key))
+    blob = private.public_key.blob if names_key else b""
+    with Monitor(tmp_path / "m") as monitor:
+        for hours, outcome in ((72, REFUSED), (23, ACCEPTED)):
+            when = time.time() + hours * 3600
+            token = build_token(account.name, CONVERSATION_ID, private, when, key=blob)
+            assert monitor.try_header(account.name, f"Bearer {token}").outcome == outcome
+        assert f"Authentication tried for {account.name} from" in monitor.log
+        assert "(exp is too far away): the client's clock is wrong, or ours" in monitor.log
+
+
 MANY = 40_000
 
 
