@@ -183,8 +183,9 @@ class Run:
         if self._options.transport == "ssh":
             fallback.exec_ssh(self._invocation, os.environ)
         self._may_fall_back = fallback.may_fall_back(self._invocation)
+        self._leave_what_is_not_ours(self._invocation)
         if not self._may_fall_back:
-            self._refuse_unsupported()
+            self._tell_what_has_no_effect()
         self._hops = self._find_hops()
         nearest = self._hops[0] if self._hops else self._invocation
         targets = self._resolve(nearest)
@@ -207,28 +208,38 @@ class Run:
 
         return share(invocation, self._log)
 
-    def _refuse_unsupported(self) -> None:
-        from sshoq.client.wishes import not_supported, without_effect
+    def _leave_what_is_not_ours(self, invocation: Invocation, place: str = "") -> None:
+        """A wish that only ssh can grant is ssh's at once, without a packet or a look-up before:
+        behind a ProxyCommand the name may mean nothing here. Refused where it must be SSHOQ."""
+        from sshoq.client.wishes import not_supported
 
-        line = not_supported(self._invocation)
-        if line is not None:
-            raise Failure(line)
-        if self._log.level >= DEBUG1:
-            for line in without_effect(self._options):
-                self._log.debug(line)
+        line = not_supported(invocation)
+        if line is None:
+            return
+        if not self._may_fall_back:
+            raise Failure(place + line)
+        from sshoq.client.fallback import exec_ssh
+
+        self._log.debug(f"left to ssh: {place}{line}")
+        exec_ssh(self._invocation, os.environ)
+
+    def _tell_what_has_no_effect(self) -> None:
+        if self._log.level < DEBUG1:
+            return
+        from sshoq.client.wishes import without_effect
+
+        for line in without_effect(self._options):
+            self._log.debug(line)
 
     def _find_hops(self) -> list[Invocation]:
         options = self._options
         if not options.jump_hosts and options.udp_proxy_jump is None:
             return []
         from sshoq.client.route import find_hops
-        from sshoq.client.wishes import not_supported
 
         hops = find_hops(self._invocation, os.environ)
         for hop in hops:
-            line = not_supported(hop)
-            if line is not None:
-                raise Failure(f"jump host {hop.options.hostname}: {line}")
+            self._leave_what_is_not_ours(hop, f"jump host {hop.options.hostname}: ")
         return hops
 
     def _resolve(self, invocation: Invocation) -> "list[HostAddress]":
@@ -372,12 +383,12 @@ class Run:
             return FAILED
 
     def _note_reached(self) -> None:
-        """From now on this host does not fall back, and wishes that ssh would grant are refused."""
+        """From now on this host does not fall back."""
         if self._may_fall_back:
             from sshoq.client.fallback import remember_reached
 
             remember_reached(self._options)
-            self._refuse_unsupported()
+            self._tell_what_has_no_effect()
 
     def _meet_silence(self, reason: str, place: str | None) -> int:
         """`place`: the jump host, or what is behind it, that did not answer."""

@@ -32,6 +32,7 @@ MAX_VALUE = 16384
 
 _NOTHING_FOLLOWS = (ACCEPTED, KEYS_CHANGE, NOT_BUILT, TLS)
 
+_NO_BYTES = "ProxyCommand carries bytes, and QUIC needs datagrams: use ProxyJump or Transport ssh"
 _NOT_YET = "{} is not supported yet by sshoq"
 
 
@@ -39,12 +40,11 @@ def not_supported(invocation: Invocation) -> str | None:
     """The line that says what this run asks for in vain; None if it can go on."""
     options = invocation.options
     asked = {
-        "ProxyCommand": options.proxy_command is not None and not _leads_here(invocation),
-        "-w (Tunnel)": options.tunnel != "no",
-        "-use-oidc": options.use_oidc is not None,
+        _NO_BYTES: options.proxy_command is not None and not _leads_here(invocation),
+        _NOT_YET.format("-w (Tunnel)"): options.tunnel != "no",
+        _NOT_YET.format("-use-oidc"): options.use_oidc is not None,
     }
-    name = next((name for name, wanted in asked.items() if wanted), None)
-    return None if name is None else _NOT_YET.format(name)
+    return next((line for line, wanted in asked.items() if wanted), None)
 
 
 def _leads_here(invocation: Invocation) -> bool:

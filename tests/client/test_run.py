@@ -525,7 +525,6 @@ def test_messages_go_to_the_log_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "name"),
     [
-        (["-o", "ProxyCommand=nc %h %p"], "ProxyCommand"),
         (["-w", "0:0"], "-w (Tunnel)"),
         (["-o", "Tunnel=ethernet"], "-w (Tunnel)"),
     ],
@@ -579,6 +578,31 @@ def test_host_that_is_said_to_speak_sshoq_never_falls_back(
     result = call("-p", str(unused_port()), *words, "x", environ=fake_ssh)
     assert result.status == 255
     assert "Connection refused" in result.errors
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-o", "ProxyCommand=nc -X 5 -x proxy %h %p", "name.invalid"],
+        ["-w", "0:0", "name.invalid"],
+        ["-F", "{hops}", "-J", "hop", "name.invalid"],
+    ],
+    ids=["proxy command", "tunnel", "proxy command of a jump host"],
+)
+def test_auto_leaves_what_only_ssh_can_do_to_ssh_at_once(
+    fake_ssh: dict[str, str], tmp_path: Path, words: list[str]
+) -> None:
+    """Without looking up a name that may mean something to the proxy alone."""
+    hops = tmp_path / "hops"
+    hops.write_text("Host hop\n  HostName hop.invalid\n  ProxyCommand nc proxy 22\n")
+    result = call(*(word.format(hops=hops) for word in words), "x", environ=fake_ssh)
+    assert (result.status, result.errors) == (42, "")
+
+
+def test_a_host_that_must_be_sshoq_takes_no_proxy_command(fake_ssh: dict[str, str]) -> None:
+    words = ["-o", "Transport=quic", "-o", "ProxyCommand=nc %h %p", "127.0.0.1", "x"]
+    line = "ProxyCommand carries bytes, and QUIC needs datagrams: use ProxyJump or Transport ssh\n"
+    assert call(*words, environ=fake_ssh) == Result(255, b"", line)
 
 
 def test_auto_leaves_to_ssh_what_is_not_there_yet(fake_ssh: dict[str, str]) -> None:
