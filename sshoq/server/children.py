@@ -13,9 +13,10 @@ import resource
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
-from sshoq.server import signals
+from sshoq.server import log, signals
 from sshoq.server.config import ServerConfig
 from sshoq.server.connection import ConnectionFacts
 from sshoq.server.identity import Identity
@@ -83,11 +84,20 @@ def start_monitor(
             _restore_descriptor_limit()
             _close_others(first_closed, [end.fileno() for end in sockets] + list(keep))
             status = run(*sockets, config, identity, connection)
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
+        except BaseException as error:
+            _confess(error)
         finally:
             os._exit(status & 0xFF)
     return pid
+
+
+def _confess(error: BaseException) -> None:
+    """A bug of ours, or a machine that lacks something. Of a daemon nobody sees more than the log.
+    """
+    *_, place = traceback.extract_tb(error.__traceback__)
+    where = f"{os.path.basename(place.filename)}:{place.lineno}"
+    log.fatal(f"monitor ended at {where}: {type(error).__name__}: {error}")
+    sys.excepthook(type(error), error, error.__traceback__)
 
 
 def _leave_main() -> None:

@@ -44,3 +44,35 @@ def test_a_monitor_keeps_its_sockets_alone_however_many_descriptors_main_has() -
     assert (done.returncode, done.stderr) == (0, "")
     found, _, wanted = done.stdout.strip().partition(") ")
     assert found == f"({wanted}, 1024"
+
+
+FAILING = """\
+import os, socket, sys
+from sshoq.server import children, log
+log.to_file(sys.argv[1], log.INFO)
+
+def run(to_network, to_main, config, identity, connection):
+    raise RuntimeError("no way\\nroot logged in")
+
+ends = socket.socketpair()
+keep = [log.descriptor()]
+pid = children.start_monitor(run, ends, None, None, None, keep=keep, first_closed=3)
+_, status = os.waitpid(pid, 0)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+def test_a_monitor_that_fails_leaves_a_line_in_the_log(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    done = subprocess.run(
+        [sys.executable, "-c", FAILING, str(path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 255
+    assert done.stderr.endswith("RuntimeError: no way\nroot logged in\n")
+    [line] = path.read_text().splitlines()
+    assert line.startswith("monitor ended at <string>:")
+    assert line.endswith(r": RuntimeError: no way\012root logged in")
