@@ -44,13 +44,22 @@ def prepare_sandbox() -> str | None:
             f"--system --no-create-home --home-dir {EMPTY_DIRECTORY} "
             f"--shell /usr/sbin/nologin {SERVICE_USER}"
         )
+    before = os.umask(0o022)
     try:
         os.makedirs(EMPTY_DIRECTORY, mode=0o755, exist_ok=True)
-        state = os.stat(EMPTY_DIRECTORY)
+        return _place_complaint()
     except OSError as error:
         return f"Missing privilege separation directory: {EMPTY_DIRECTORY}: {error.strerror}"
-    if state.st_uid != 0 or state.st_mode & 0o022:
-        return f"{EMPTY_DIRECTORY} must be owned by root and not group or world-writable."
+    finally:
+        os.umask(before)
+
+
+def _place_complaint() -> str | None:
+    """Where somebody else could write, he could put another directory in its place."""
+    for directory in (os.path.dirname(EMPTY_DIRECTORY), EMPTY_DIRECTORY):
+        state = os.stat(directory)
+        if state.st_uid != 0 or state.st_mode & 0o022:
+            return f"{directory} must be owned by root and not group or world-writable."
     return None
 
 

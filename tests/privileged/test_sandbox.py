@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from sshoq.server import sandbox
 from sshoq.server.sandbox import unconfined_reason
 from tests.needs import need_root
 
@@ -188,6 +189,33 @@ asyncio.run(relay())
 """
     done = attempt(tmp_path, "network", code)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("mask", [0, 0o077])
+def test_the_empty_directory_is_made_for_all_to_see_and_none_to_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mask: int
+) -> None:
+    wanted = tmp_path / "sshoq" / "empty"
+    monkeypatch.setattr(sandbox, "SERVICE_USER", "nobody")
+    monkeypatch.setattr(sandbox, "EMPTY_DIRECTORY", str(wanted))
+    before = os.umask(mask)
+    try:
+        assert sandbox.prepare_sandbox() is None
+    finally:
+        assert os.umask(before) == mask
+    assert {path.stat().st_mode & 0o777 for path in (wanted, wanted.parent)} == {0o755}
+
+
+def test_nobody_else_may_write_where_the_empty_directory_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "sshoq"
+    folder.mkdir()
+    folder.chmod(0o777)
+    monkeypatch.setattr(sandbox, "SERVICE_USER", "nobody")
+    monkeypatch.setattr(sandbox, "EMPTY_DIRECTORY", str(folder / "empty"))
+    complaint = f"{folder} must be owned by root and not group or world-writable."
+    assert sandbox.prepare_sandbox() == complaint
 
 
 def test_the_empty_directory_must_be_empty_and_roots(tmp_path: Path) -> None:
