@@ -90,7 +90,9 @@ class Connections:
                 raise Refused("in debug mode one connection is served")
             source = self._admission.admit(peer[0], time.monotonic())
         except Refused as error:
-            self._log_refusal(f"drop connection #{self._admission.waiting} {where}: {error}")
+            local, port = request.local_address or udp.getsockname()[0], udp.getsockname()[1]
+            waiting = self._admission.waiting
+            self._log_refusal(f"drop connection #{waiting} {where} on [{local}]:{port} {error}")
             control.answer(NotAdmitted(str(error)))
             return
         try:

@@ -158,8 +158,9 @@ class Identity:
         self._owned = {}
 
 
-def load_identity(config: ServerConfig) -> Identity:
-    """As configured, else sshd's host keys, else a key of our own, made once."""
+def load_identity(config: ServerConfig, *, may_make: bool = True) -> Identity:
+    """As configured, else sshd's host keys, else a key of our own, which is made if it `may` be.
+    """
     named = [key for path in config.host_key if (key := _load_named(path))]
     _look_at_certificates(config.host_certificate, [key.public_key for _, key in named])
     if config.certificate is not None and config.certificate_key is not None:
@@ -168,7 +169,7 @@ def load_identity(config: ServerConfig) -> Identity:
     if config.host_key:
         return _identity_of(config, named)
     found = [key for path in HOST_KEYS if (key := _load_quietly(path))]
-    return _identity_of(config, found or [_own_key(own_directory())])
+    return _identity_of(config, found or [_own_key(own_directory(), may_make)])
 
 
 def _identity_of(config: ServerConfig, keys: "list[tuple[str, PrivateKey]]") -> Identity:
@@ -249,9 +250,9 @@ def own_directory() -> str:
     return os.path.join(state, "sshoq")
 
 
-def _own_key(directory: str) -> tuple[str, PrivateKey]:
+def _own_key(directory: str, may_make: bool) -> tuple[str, PrivateKey]:
     path = os.path.join(directory, OWN_KEY)
-    if not os.path.lexists(path):
+    if may_make and not os.path.lexists(path):
         try:
             os.makedirs(directory, mode=0o700, exist_ok=True)
             _generate(path)

@@ -168,10 +168,14 @@ def read_configuration(invocation: Invocation) -> ServerConfig:
     return config
 
 
-def read_identity(invocation: Invocation, config: ServerConfig) -> Identity:
-    if invocation.go_style and config.certificate and config.certificate_key:
+def read_identity(
+    invocation: Invocation, config: ServerConfig, *, may_make: bool = True
+) -> Identity:
+    """A server that runs shows nobody a key that was just made: its own have been taken away, be it
+    for a moment, and are better kept."""
+    if may_make and invocation.go_style and config.certificate and config.certificate_key:
         ensure_certificate(config.certificate, config.certificate_key)
-    return load_identity(config)
+    return load_identity(config, may_make=may_make)
 
 
 def _tell_notes(config: ServerConfig) -> None:
@@ -374,7 +378,7 @@ class Server:
         notify_systemd(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             config = read_configuration(self._invocation)
-            identity = read_identity(self._invocation, config)
+            identity = read_identity(self._invocation, config, may_make=False)
             wanted = [address for _, address in config.listen_addresses()]
         except (ConfigError, IdentityError) as error:
             for line in error.lines:

@@ -194,6 +194,20 @@ def test_without_any_key_one_is_made_and_kept(
     subprocess.run(["ssh-keygen", "-yf", first.source], check=True, capture_output=True)
 
 
+def test_no_key_is_made_for_a_server_that_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has taken the keys away may put others there: ssh-keygen -A, say."""
+    monkeypatch.setattr(server_identity, "HOST_KEYS", ())
+    monkeypatch.setattr(server_identity, "own_directory", lambda: str(tmp_path / "state"))
+    with pytest.raises(IdentityError, match="no hostkeys available"):
+        load_identity(load(None, []), may_make=False)
+    assert not (tmp_path / "state").exists()
+    made = only(identify())
+    kept = only(load_identity(load(None, []), may_make=False))
+    assert kept.certificates == made.certificates
+
+
 def test_a_users_own_key_is_with_the_users_state(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setenv("XDG_STATE_HOME", "/state")

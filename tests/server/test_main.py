@@ -251,6 +251,7 @@ def test_a_source_is_shut_out_for_what_its_connections_did(
     client.ask("login")  # main has read the first when it has read the second
     assert server.client().ask("hello") == "refused: penalty: authfail"
     server.wait_for_log("drop connection #0 from [127.0.0.1]:")
+    assert f" on [127.0.0.1]:{server.port} penalty: authfail\n" in server.log.read_text()
     assert client.ask("still") == "still"
 
 
