@@ -1,6 +1,7 @@
 """Escape characters of an interactive session: `~.` and its kin, told apart from what is typed.
 
-Pure: bytes in, pieces out. What a command does stands in session.py; here is only when it is one.
+Pure: bytes in, pieces out. What a command does stands in escape_commands.py; here is only when it
+is one.
 """
 
 from collections.abc import Iterator

@@ -105,7 +105,7 @@ class Guest:
 
     def resize(self) -> None:
         if self._session is not None:
-            self._session.resize()
+            self._session.send_size()
 
     # ----- messages
 

@@ -9,23 +9,20 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sshoq.client.background import leave_running_session
-from sshoq.client.escape import COMMANDS, SUSPEND, Command, Escapes, help_text, visible
 from sshoq.client.log import Log, write_fully
 from sshoq.client.signals import ENDING, catching
 from sshoq.client.terminal import Size, Terminal, terminal_modes, window_size
 from sshoq.forwarding.forwarder import standard_sink, standard_source
-from sshoq.forwarding.relay import Source, Take, pump
+from sshoq.forwarding.relay import Source, pump
 from sshoq.protocol.extensions import Extension
 from sshoq.protocol.messages import (
     FORWARD_AGENT,
     MAX_COMMAND,
     AgentReq,
-    Break,
     ChannelRequest,
     EndOfWrite,
     Env,
@@ -50,8 +47,6 @@ if TYPE_CHECKING:
     from sshoq.client.keystrokes import ObscuredKeys
 
 FAILED = 255
-
-BREAK_MILLISECONDS = 1000
 
 MAX_DISCARDED = 1 << 20
 """Output that nobody reads any more is taken up to here, for the exit status behind it, where the
@@ -88,6 +83,17 @@ class SessionWish(NamedTuple):
     """The X display that is to be taken along; prepared."""
     keystroke_interval: float = 0.0
     """ObscureKeystrokeTiming, in seconds; 0: it is switched off."""
+
+
+class Streams(NamedTuple):
+    """The descriptors that are a session's ends here."""
+
+    stdin: int = 0
+    stdout: int = 1
+    stderr: int = 2
+
+
+STANDARD_STREAMS = Streams()
 
 
 class Ending(NamedTuple):
@@ -189,22 +195,19 @@ class SessionRun:
         wish: SessionWish,
         log: Log,
         *,
-        terminal: Terminal | None = None,
-        stdin: int = 0,
-        stdout: int = 1,
-        stderr: int = 2,
+        streams: Streams = STANDARD_STREAMS,
         connections: Callable[[], list[str]] = list,
         command_line: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """`command_line`: what `~C` opens, if it is enabled."""
+        """`connections`: what `~#` lists. `command_line`: what `~C` opens, if it is enabled."""
+        self.log = log
+        self.terminal = Terminal(streams.stdin)
+        self.connections = connections
+        self.command_line = command_line
         self._asked = asked
         self._channel = asked.channel
         self._wish = wish
-        self._log = log
-        self._stdin, self._stdout, self._stderr = stdin, stdout, stderr
-        self._terminal = terminal or Terminal(stdin)
-        self._connections = connections
-        self._command_line = command_line
+        self._streams = streams
         self._has_terminal = wish.terminal is not None
         self._in_background = False
         self._ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
@@ -227,8 +230,8 @@ class SessionRun:
         """The session lasts until all output is out, whoever holds it open, and the status in."""
         status, _, _ = await asyncio.gather(
             self._watch_exit(),
-            self._show(self._channel, self._stdout),
-            self._show(ExtendedSource(self._channel), self._stderr),
+            self._show(self._channel, self._streams.stdout),
+            self._show(ExtendedSource(self._channel), self._streams.stderr),
         )
         return status
 
@@ -244,35 +247,35 @@ class SessionRun:
                 self._lose_terminal()
             if not await self._asked.program:
                 self._complain_of(self._asked.program_name)
-                self._end(Ending(FAILED))
+                self.end(Ending(FAILED))
         except ChannelRefused as refusal:
             from sshoq.client.channel_openings import describe_refusal
 
-            self._log.error(f"channel 0: open failed: {describe_refusal(refusal)}")
-            self._end(Ending(FAILED))
+            self.log.error(f"channel 0: open failed: {describe_refusal(refusal)}")
+            self.end(Ending(FAILED))
         except ChannelClosed:
             return  # the exit status is missing, too, and that is told
 
     def _lose_terminal(self) -> None:
         self._has_terminal = False
-        self._terminal.leave_raw()
+        self.terminal.leave_raw()
         self._complain_of("PTY allocation")
         if self._wish.terminal is not None and self._wish.terminal.demanded:
-            self._end(Ending(FAILED))
+            self.end(Ending(FAILED))
 
     def _complain_of(self, request: str) -> None:
-        self._log.error(f"{request} request failed on channel 0")
+        self.log.error(f"{request} request failed on channel 0")
 
     async def _watch_exit(self) -> int | None:
         """Until no more requests can come. The status is what the server told, if it did."""
         state = self._asked.state
         while (requested := await self._channel.next_request()) is not None:
             name = requested.request.name_on_wire
-            self._log.debug(f"client_input_channel_req: channel 0 rtype {name} reply 0")
+            self.log.debug(f"client_input_channel_req: channel 0 rtype {name} reply 0")
             if state.is_over:
                 self._channel.close()
         if self._channel.fault:
-            self._log.error(f"channel 0: protocol error: {self._channel.fault}")
+            self.log.error(f"channel 0: protocol error: {self._channel.fault}")
             return None
         return None if state.ending is None else state.status
 
@@ -286,7 +289,7 @@ class SessionRun:
         except SinkClosed:
             await self._pass_by(source)
         except OSError as error:  # a full disk; ssh says no more of it
-            self._log.debug2(f"channel 0: write failed: {error.strerror}")
+            self.log.debug2(f"channel 0: write failed: {error.strerror}")
             await self._pass_by(source)
         finally:
             sink.close()
@@ -294,28 +297,27 @@ class SessionRun:
     async def _pass_by(self, source: Source) -> None:
         """As ssh: a program without a terminal is told by SIGPIPE, and may end in its own way."""
         if source is self._channel and self._can_end_output:
-            self._request(EndOfWrite())
+            self.request(EndOfWrite())
             await _discard(source)
         elif not await _discard(source, MAX_DISCARDED):
             self._channel.close()
 
     @property
     def _can_end_output(self) -> bool:
-        supports = self._channel.state.traits.supports
-        return not self._has_terminal and supports(Extension.EOW)
+        return not self._has_terminal and self.supports(Extension.EOW)
 
     async def _feed(self) -> None:
         with contextlib.suppress(SinkClosed):
             if self._wish.stdin_null:
                 await self._end_input()
                 return
-            with contextlib.closing(standard_source(self._stdin)) as source:
+            with contextlib.closing(standard_source(self._streams.stdin)) as source:
                 keys = self._obscured_keys()
                 sink = _InputSink(keys or self._channel, self._typed, self._end_input)
                 try:
                     await pump(self._without_escapes(source), sink)
                 except OSError as error:  # standard input is a directory
-                    self._log.error(f"read: {error.strerror}")
+                    self.log.error(f"read: {error.strerror}")
                     await self._end_input()
                 finally:
                     if keys is not None:
@@ -325,8 +327,8 @@ class SessionRun:
         interval = self._wish.keystroke_interval
         if self._wish.terminal is None or interval <= 0:
             return None
-        if not self._channel.state.traits.supports(Extension.CHAFF):
-            self._log.debug("ObscureKeystrokeTiming: this server knows no chaff")
+        if not self.supports(Extension.CHAFF):
+            self.log.debug("ObscureKeystrokeTiming: this server knows no chaff")
             return None
         from sshoq.client.keystrokes import ObscuredKeys
 
@@ -337,14 +339,17 @@ class SessionRun:
         told = state.keys_withheld
         data = state.typed(data)
         if state.keys_withheld and not told:
-            self._log.info("^C and ^\\ are not sent: they would end this server for everybody")
+            self.log.info("^C and ^\\ are not sent: they would end this server for everybody")
         return data
 
     def _without_escapes(self, source: Source) -> Source:
         character = self._wish.escape_character
         if self._wish.terminal is None or character is None:
             return source
-        return _EscapedSource(source, Escapes(character, COMMANDS), self._obey, self._last_input)
+        from sshoq.client.escape_commands import EscapeCommands, EscapedSource
+
+        commands = EscapeCommands(self, character)
+        return EscapedSource(source, character, commands.obey, self._last_input)
 
     def _last_input(self) -> bytes | None:
         """In the background: the key that ends a shell, as from ssh, where `_end_input` sends none.
@@ -352,17 +357,17 @@ class SessionRun:
         """
         if not self._in_background:
             return None
-        can_end_input = self._channel.state.traits.supports(Extension.EOF)
+        can_end_input = self.supports(Extension.EOF)
         return END_OF_TRANSMISSION if can_end_input else b""
 
     async def _end_input(self) -> None:
         """As the server can be told: by message, by the terminal's own character, or not at all."""
-        if self._channel.state.traits.supports(Extension.EOF):
+        if self.supports(Extension.EOF):
             self._channel.write_eof()
         elif self._has_terminal:
             await self._channel.write(END_OF_TRANSMISSION)
         else:
-            self._log.debug("stdin has ended; this server cannot be told")
+            self.log.debug("stdin has ended; this server cannot be told")
 
     # ----- the terminal and signals
 
@@ -371,7 +376,7 @@ class SessionRun:
         if self._wish.terminal is None:
             yield
             return
-        with self._terminal.raw():
+        with self.terminal.raw():
             yield
 
     @contextlib.contextmanager
@@ -383,97 +388,38 @@ class SessionRun:
 
     def _obey_signal(self, number: int) -> None:
         if number == signal.SIGWINCH:
-            self._send_size()
+            self.send_size()
         else:
-            self._end(Ending(FAILED, signal_number=number))
+            self.end(Ending(FAILED, signal_number=number))
 
-    def _send_size(self) -> None:
+    def send_size(self) -> None:
         if self._has_terminal and self._channel.state.traits.knows_fork_channels:
-            self._request(WindowChange(*window_size(self._stdin)))
+            self.request(WindowChange(*window_size(self._streams.stdin)))
 
-    def _request(self, request: ChannelRequest) -> None:
+    def request(self, request: ChannelRequest) -> None:
         with contextlib.suppress(SinkClosed):
             self._channel.request(request)
 
-    def _end(self, ending: Ending) -> None:
+    def end(self, ending: Ending) -> None:
+        """Here and now, whatever still runs."""
         if not self._ended.done():
             self._ended.set_result(ending)
 
-    # ----- escape characters
+    # ----- what escape commands need besides
 
-    async def _obey(self, command: Command) -> None:
-        character = self._wish.escape_character or b"~"
-        echo = visible(character) + visible(command.character)
-        await _ESCAPES[command.character](self, echo)
+    unavailable_commands: frozenset[bytes] = frozenset()
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """To the user, whose terminal may be raw."""
         data = text.replace("\n", "\r\n").encode() + b"\r\n"
-        write_fully(self._stderr, data)
+        write_fully(self._streams.stderr, data)
 
-    async def _escape_end(self, echo: str) -> None:
-        self._say(echo)
-        self._end(Ending(FAILED))
+    def supports(self, extension: Extension) -> bool:
+        return self._channel.state.traits.supports(extension)
 
-    async def _escape_suspend(self, echo: str) -> None:
-        self._say(f"{echo} [suspend ssh]")
-        self._terminal.leave_raw()
-        os.kill(os.getpid(), signal.SIGTSTP)  # we stand still here until somebody continues us
-        self._terminal.enter_raw()
-        self._send_size()
-
-    async def _escape_background(self, echo: str) -> None:
-        self._say(f"{echo} [backgrounded]")
-        self._terminal.leave_raw()
+    def go_to_background(self) -> None:
         leave_running_session()
         self._in_background = True
-
-    async def _escape_help(self, echo: str) -> None:
-        character = self._wish.escape_character or b"~"
-        self._say(help_text(character, command_line=self._command_line is not None))
-
-    async def _escape_list(self, echo: str) -> None:
-        self._say("\n".join([echo, "The following connections are open:", *self._connections()]))
-
-    async def _escape_break(self, echo: str) -> None:
-        if self._channel.state.traits.supports(Extension.SIGNAL):
-            self._say(echo)
-            self._request(Break(BREAK_MILLISECONDS))
-        else:
-            self._say(f"{echo} [this server knows no BREAK]")
-
-    async def _escape_command_line(self, echo: str) -> None:
-        if self._command_line is None:
-            self._say("commandline disabled")
-            return
-        self._terminal.leave_raw()
-        try:
-            await self._command_line()
-        finally:
-            self._terminal.enter_raw()
-
-    async def _escape_rekey(self, echo: str) -> None:
-        self._say(f"{echo} [QUIC changes its keys by itself]")
-
-    async def _escape_louder(self, echo: str) -> None:
-        self._say(f"{echo} [LogLevel {self._log.louder()}]")
-
-    async def _escape_quieter(self, echo: str) -> None:
-        self._say(f"{echo} [LogLevel {self._log.quieter()}]")
-
-
-_ESCAPES: dict[bytes, Callable[[SessionRun, str], Awaitable[None]]] = {
-    b".": SessionRun._escape_end,
-    b"B": SessionRun._escape_break,
-    b"C": SessionRun._escape_command_line,
-    b"R": SessionRun._escape_rekey,
-    b"V": SessionRun._escape_quieter,
-    b"v": SessionRun._escape_louder,
-    SUSPEND: SessionRun._escape_suspend,
-    b"#": SessionRun._escape_list,
-    b"&": SessionRun._escape_background,
-    b"?": SessionRun._escape_help,
-}
-
 
 # --------------------------------------------------------------------------- ends
 
@@ -501,40 +447,6 @@ class _InputSink:
         if not isinstance(self._keys, Channel):
             self._keys.flush()
         await self._end()
-
-
-class _EscapedSource:
-    """What is typed, without the escape commands, which are obeyed on the way."""
-
-    def __init__(
-        self,
-        source: Source,
-        escapes: Escapes,
-        obey: Callable[[Command], Awaitable[None]],
-        last: Callable[[], bytes | None],
-    ) -> None:
-        """`last`, asked after a command: None, or what is to end the input here and now."""
-        self._source = source
-        self._escapes = escapes
-        self._obey = obey
-        self._last = last
-        self._items: deque[bytes | memoryview | Command] = deque()
-
-    async def read(self, take: Take | None = None) -> bytes | memoryview:
-        """What was typed before a command goes out before the command is obeyed."""
-        while True:
-            while self._items:
-                item = self._items.popleft()
-                if not isinstance(item, Command):
-                    return item
-                await self._obey(item)
-                if (last := self._last()) is not None:
-                    self._items = deque([b""])
-                    return last
-            data = await self._source.read()
-            if not data:
-                return b""
-            self._items.extend(self._escapes.feed(data))
 
 
 async def _discard(source: Source, most: int | None = None) -> bool:

@@ -7,13 +7,11 @@ import select
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from sshoq.client.escape import SUSPEND, Command, visible
+from sshoq.client.escape import SUSPEND
 from sshoq.client.log import Log
-from sshoq.client.session import Asked, Ending, SessionRun, SessionWish
+from sshoq.client.session import Asked, Ending, SessionRun, SessionWish, Streams
 from sshoq.config.usage import ERROR
 from sshoq.protocol.messages import ExitStatus
-
-_NOT_HERE = (SUSPEND, b"&")
 
 
 class SharedSession(SessionRun):
@@ -29,23 +27,21 @@ class SharedSession(SessionRun):
         terminal_failed: Callable[[], None],
         exited: Callable[[int], None],
     ) -> None:
-        stdin, stdout, stderr = descriptors
         super().__init__(
-            asked, wish, log, stdin=stdin, stdout=stdout, stderr=stderr, connections=connections
+            asked, wish, log, streams=Streams(*descriptors), connections=connections
         )
         self._tell_terminal_failed = terminal_failed
         self._tell_exited = exited
         self.was_cut = False
         """It is over before the server said so."""
 
-    def resize(self) -> None:
-        self._send_size()
-
-    def _end(self, ending: Ending) -> None:
+    def end(self, ending: Ending) -> None:
         self.was_cut = True
-        super()._end(ending)
+        super().end(ending)
 
     # ----- what differs from a session of our own
+
+    unavailable_commands = frozenset((SUSPEND, b"&"))
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -62,8 +58,8 @@ class SharedSession(SessionRun):
         self._tell_terminal_failed()
 
     def _complain_of(self, request: str) -> None:
-        if self._log.level >= ERROR:
-            self._say(f"{request} request failed")
+        if self.log.level >= ERROR:
+            self.say(f"{request} request failed")
 
     async def _watch_exit(self) -> int | None:
         """Nothing is said of a program that a signal ended, as with ssh. The client leaves when all
@@ -73,18 +69,10 @@ class SharedSession(SessionRun):
             self._tell_exited(self._asked.state.status)
         return status
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
         """Unless that would make everybody wait for a terminal that was stopped."""
         poll = select.poll()
-        poll.register(self._stderr, select.POLLOUT)
+        poll.register(self._streams.stderr, select.POLLOUT)
         if poll.poll(0):
             with suppress(OSError):
-                os.write(self._stderr, text.replace("\n", "\r\n").encode() + b"\r\n")
-
-    async def _obey(self, command: Command) -> None:
-        if command.character not in _NOT_HERE:
-            await super()._obey(command)
-            return
-        character = self._wish.escape_character or b"~"
-        echo = visible(character) + visible(command.character)
-        self._say(f"{echo} escape not available to multiplexed sessions")
+                os.write(self._streams.stderr, text.replace("\n", "\r\n").encode() + b"\r\n")

@@ -20,6 +20,7 @@ from sshoq.client.session import (
     Ending,
     SessionRun,
     SessionWish,
+    Streams,
     TerminalWish,
     ask_for_session,
     wait_without_session,
@@ -178,9 +179,8 @@ def run(
         conversation = FakeConversation(traits, lines)
         log = Log(DEBUG1, conversation.note)
         asked = ask_for_session(conversation.channel, wish, log)
-        session = SessionRun(
-            asked, wish, log, stdin=ends.stdin, stdout=ends.stdout, stderr=ends.stderr
-        )
+        streams = Streams(ends.stdin, ends.stdout, ends.stderr)
+        session = SessionRun(asked, wish, log, streams=streams)
         async with asyncio.timeout(20), asyncio.TaskGroup() as group:
             other = group.create_task(run_server(conversation))
             ending = await session.run()
