@@ -147,7 +147,11 @@ class _Reader:
     def _match(self, line: Line, place: "_Place") -> None:
         if place.path == COMMAND_LINE:
             raise BadLine("Match directive not supported as a command-line option")
-        place.conditions = (*place.outer, parse_condition(line.words))
+        condition = parse_condition(line.words)
+        if condition.looks_at("rdomain"):
+            text = "Match RDomain never holds: the server's sockets are in no routing domain"
+            self.notes.append(Note(log.INFO, f"{place} {text}"))
+        place.conditions = (*place.outer, condition)
 
     def _include(self, line: Line, place: "_Place") -> None:
         if place.path == COMMAND_LINE:

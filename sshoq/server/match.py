@@ -33,6 +33,9 @@ class Condition(NamedTuple):
 
     tests: tuple[tuple[str, str], ...]
 
+    def looks_at(self, criterion: str) -> bool:
+        return any(name == criterion for name, _ in self.tests)
+
     def holds(self, facts: Facts) -> bool:
         return all(_CRITERIA[name].holds(facts, argument) for name, argument in self.tests)
 

@@ -269,6 +269,14 @@ def test_whoever_reads_what_is_shown_may_stop(tmp_path: Path) -> None:
             ["c line 1: Deprecated option RSAAuthentication"],
             0,
         ),
+        (
+            "HostKey key\nMatch User x RDomain y\nPermitTTY no\n",
+            [
+                "c line 2: Match RDomain never holds: "
+                "the server's sockets are in no routing domain"
+            ],
+            0,
+        ),
     ],
 )
 def test_a_test_says_what_is_wrong(
