@@ -32,12 +32,17 @@ from sshoq.server.sftp_answers import (
     told,
     user_name,
 )
+from sshoq.server.sftp_files import (
+    list_entries,
+    open_flags,
+    real_path,
+    set_attributes,
+    write_at,
+    write_fully,
+)
 from sshoq.server.sftp_messages import (
-    APPEND_FLAG,
     BAD_MESSAGE,
-    CREATE_FLAG,
     EOF,
-    EXCLUSIVE_FLAG,
     EXTENDED,
     FAILURE,
     INIT,
@@ -46,12 +51,8 @@ from sshoq.server.sftp_messages import (
     NO_SUCH_FILE,
     OK,
     PERMISSION_DENIED,
-    READ_FLAG,
-    TRUNCATE_FLAG,
     UNSUPPORTED,
     VERSION,
-    WRITE_FLAG,
-    Attributes,
     AttributesOf,
     CopyData,
     Data,
@@ -85,9 +86,10 @@ NAMES_AT_ONCE = 100
 """Directory entries in a packet, each with two names of 255 bytes at most."""
 
 COPY_SIZE = 1 << 20
-_MOST_PARTS = 512
-"""In one call; the kernel takes 1024."""
 RESERVED_DESCRIPTORS = 8
+
+_NO_LINKS = (errno.EOPNOTSUPP, errno.EXDEV, errno.ENOSYS, errno.EPERM, errno.EMLINK)
+"""Where a file can have no second name."""
 
 _F_SETPIPE_SZ = 1031
 
@@ -163,9 +165,9 @@ class SftpServer:
                 pending.append(part)
                 size += len(part)
             if size >= MAX_PENDING:
-                _write_fully(sink, pending)
+                write_fully(sink, pending)
                 pending, size = [], 0
-        _write_fully(sink, pending)
+        write_fully(sink, pending)
 
     def answer(self, packet: bytes) -> tuple[bytes, ...]:
         """The packet that answers this one, in parts. WireError: nobody can tell what it was."""
@@ -233,7 +235,7 @@ class SftpServer:
         return one
 
     def open(self, request: Open) -> Message:
-        flags = _open_flags(request.flags)
+        flags = open_flags(request.flags)
         changes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         if self._read_only and changes:
             raise Denied(PERMISSION_DENIED)
@@ -255,7 +257,7 @@ class SftpServer:
         return Data(request.id, data) if data or not request.length else told(request.id, EOF)
 
     def write(self, request: Write) -> None:
-        _write_at(self._file(request.handle), request.data, request.offset)
+        write_at(self._file(request.handle), request.data, request.offset)
 
     def sync(self, request: OfHandle) -> None:
         os.fsync(self._file(request.handle))
@@ -273,7 +275,7 @@ class SftpServer:
             data = os.pread(source, min(COPY_SIZE, left or COPY_SIZE), start)
             if not data:
                 return
-            _write_at(target, data, to)
+            write_at(target, data, to)
             start, to = start + len(data), to + len(data)
             left = None if left is None else left - len(data)
 
@@ -282,7 +284,7 @@ class SftpServer:
     def open_folder(self, request: OfPath) -> Message:
         path = request.path or b"."
         listing = os.scandir(path)
-        return self._add(request.id, Folder(listing, _entries(path, listing)))
+        return self._add(request.id, Folder(listing, list_entries(path, listing)))
 
     def read_folder(self, request: OfHandle) -> Message:
         folder = self._open.get(request.handle)
@@ -314,10 +316,10 @@ class SftpServer:
         return AttributesOf(request.id, attributes_of(os.fstat(self._file(request.handle))))
 
     def set(self, request: SetOfPath) -> None:
-        _set_attributes(request.path, request.attributes)
+        set_attributes(request.path, request.attributes)
 
     def set_file(self, request: SetOfHandle) -> None:
-        _set_attributes(self._file(request.handle), request.attributes)
+        set_attributes(self._file(request.handle), request.attributes)
 
     def set_link(self, request: SetOfPath) -> None:
         """Of a link itself, if it is one; that has no size to be set, and no mode."""
@@ -376,7 +378,7 @@ class SftpServer:
         return Names(request.id, (Name(target, target),))
 
     def resolve(self, request: OfPath) -> Message:
-        path = _real_path(request.path or b".")
+        path = real_path(request.path or b".")
         return Names(request.id, (Name(path, path),))
 
     def expand(self, request: OfPath) -> Message:
@@ -385,11 +387,11 @@ class SftpServer:
         if path.startswith(b"~"):
             name, _, rest = path[1:].partition(b"/")
             path = os.path.join(self._home(name), rest)
-        found = _real_path(path or b".")
+        found = real_path(path or b".")
         return Names(request.id, (Name(found, found),))
 
     def find_home(self, request: OfPath) -> Message:
-        path = _real_path(self._home(request.path))
+        path = real_path(self._home(request.path))
         return Names(request.id, (Name(path, path),))
 
     def _home(self, name: bytes) -> bytes:
@@ -487,84 +489,6 @@ def _permitted(access: FileAccess) -> frozenset[str]:
         and (access.permitted is None or rule.name in access.permitted)
         and not (rule.writes and access.read_only)
     )
-
-
-# --------------------------------------------------------------------------- files
-
-_NO_LINKS = (errno.EOPNOTSUPP, errno.EXDEV, errno.ENOSYS, errno.EPERM, errno.EMLINK)
-
-
-def _open_flags(asked: int) -> int:
-    """Opening must not wait for a FIFO's other end, nor take a terminal for our own."""
-    if asked & READ_FLAG and asked & WRITE_FLAG:
-        flags = os.O_RDWR
-    else:
-        flags = os.O_WRONLY if asked & WRITE_FLAG else os.O_RDONLY
-    for flag, ours in (
-        (APPEND_FLAG, os.O_APPEND),
-        (CREATE_FLAG, os.O_CREAT),
-        (TRUNCATE_FLAG, os.O_TRUNC),
-        (EXCLUSIVE_FLAG, os.O_EXCL),
-    ):
-        flags |= ours if asked & flag else 0
-    return flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-
-
-def _entries(path: bytes, listing: Any) -> Iterator[tuple[bytes, os.stat_result]]:
-    """Itself and the one above it first, as all servers list them."""
-    for name in (b".", b".."):
-        with contextlib.suppress(OSError):
-            yield name, os.lstat(os.path.join(path, name))
-    for entry in listing:
-        # It has vanished meanwhile, or may not be looked at: the others are listed all the same.
-        with contextlib.suppress(OSError):
-            yield entry.name, entry.stat(follow_symlinks=False)
-
-
-def _set_attributes(target: bytes | int, wanted: Attributes) -> None:
-    """All that can be set; what failed first is told."""
-    failure: OSError | None = None
-    steps: tuple[tuple[Callable[..., None], tuple[Any, ...] | None], ...] = (
-        (os.truncate, None if wanted.size is None else (wanted.size,)),
-        (os.chmod, None if wanted.mode is None else (wanted.mode & 0o7777,)),
-        (os.utime, None if wanted.times is None else (wanted.times,)),
-        (os.chown, wanted.owner),
-    )
-    for step, arguments in steps:
-        if arguments is None:
-            continue
-        try:
-            step(target, *arguments)
-        except OSError as error:
-            failure = failure or error
-    if failure is not None:
-        raise failure
-
-
-def _real_path(path: bytes) -> bytes:
-    """Without links; the last component alone need not be there."""
-    found = os.path.realpath(path)
-    if not os.path.isdir(os.path.dirname(found)):
-        raise FileNotFoundError(errno.ENOENT, "")
-    return found
-
-
-def _write_at(fd: int, data: bytes, offset: int) -> None:
-    written = os.pwrite(fd, data, offset)
-    view = memoryview(data)
-    while written < len(view):
-        written += os.pwrite(fd, view[written:], offset + written)
-
-
-def _write_fully(fd: int, parts: list[bytes]) -> None:
-    """In few calls. What a call does not take is joined for the next."""
-    for start in range(0, len(parts), _MOST_PARTS):
-        some = parts[start : start + _MOST_PARTS]
-        written = os.writev(fd, some)
-        if written < sum(map(len, some)):
-            rest = memoryview(b"".join(some))[written:]
-            while rest:
-                rest = rest[os.write(fd, rest) :]
 
 
 def _unpack_numbers(packed: bytes) -> tuple[int, ...]:

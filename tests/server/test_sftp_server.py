@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from sshoq.server.account import Account
 from sshoq.server.file_access import FileAccess
 from sshoq.server.sftp_answers import show_time
+from sshoq.server.sftp_files import list_entries
 from sshoq.server.sftp_messages import (
     APPEND_FLAG,
     BAD_MESSAGE,
@@ -59,13 +60,7 @@ from sshoq.server.sftp_messages import (
     Write,
     encode_packet,
 )
-from sshoq.server.sftp_server import (
-    EXTENSIONS,
-    REQUEST_NAMES,
-    REQUESTS,
-    SftpServer,
-    _entries,
-)
+from sshoq.server.sftp_server import EXTENSIONS, REQUEST_NAMES, REQUESTS, SftpServer
 from sshoq.wire import Message, WireError, put_string
 
 NUMBERS = {rule.name: number for number, rule in REQUESTS.items()}
@@ -263,7 +258,7 @@ class TestFolders:
                 return os.stat(".")
 
         entries = [Entry(b"gone", FileNotFoundError()), Entry(b"closed", PermissionError())]
-        listed = _entries(b".", [*entries, Entry(b"seen", None)])
+        listed = list_entries(b".", [*entries, Entry(b"seen", None)])
         assert [name for name, _ in listed] == [b".", b"..", b"seen"]
 
     @pytest.mark.parametrize("when", [1e10, -1e10, 6.8e16, 9.2e18, -9.2e18])
