@@ -108,6 +108,8 @@ def _ask(
         if len(words) == 1 and usual_argument is not None:
             words.append(usual_argument)
         runner = _find_runner(keyword, user, tokens)
+        if not os.path.exists(words[0]):
+            raise _Refused(f'Could not stat {keyword} "{words[0]}": No such file or directory')
         if reason := distrust_reason(words[0], 0, None):
             raise _Refused(f'Unsafe {keyword} "{words[0]}": {reason}')
         return _run(keyword, words, runner)

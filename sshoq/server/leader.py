@@ -48,7 +48,7 @@ from sshoq.server.rights import LoginRights
 from sshoq.server.session import Refusal, Request, Session, decide
 from sshoq.server.sftp_server import run_sftp_server
 from sshoq.server.watch import READABLE, Watch
-from sshoq.wire import Message
+from sshoq.wire import Message, decode_text
 
 # RFC 4254 6.10: the signals that may be asked for.
 SIGNALS = {
@@ -152,7 +152,7 @@ class Leader:
             raise PrivsepError("a second program")
         asked = decide(request, self._rights)
         session.is_forced, session.is_subsystem = asked.is_forced, asked.is_subsystem
-        self._log_start(session, asked)
+        self._log_start(session, asked, decode_text(request.command))
         environment = self._environment_of(session, asked, request.environment)
         inside: Callable[[], NoReturn] | None = None
         if asked.files is not None:
@@ -173,7 +173,7 @@ class Leader:
             raise Refusal(access.refusal)
         session.is_subsystem = True
         asked = Request("file transfer", None, False, True, False)
-        self._log_start(session, asked)
+        self._log_start(session, asked, "file transfer")
         environment = self._environment_of(session, asked)
 
         def serve() -> NoReturn:
@@ -250,10 +250,10 @@ class Leader:
         """`sent`: what the client wishes there to be in it."""
         return self._environment.of(session, asked, sent, self._listeners.agent_path)
 
-    def _log_start(self, session: Session, asked: Request) -> None:
+    def _log_start(self, session: Session, asked: Request, name: str) -> None:
         what = "shell" if asked.command is None else "command"
         if asked.is_subsystem:
-            what = f"subsystem '{asked.command}'"
+            what = f"subsystem '{name}'"
         if asked.is_forced:
             source = "(config)" if self._rights.config.force_command else "(key-option)"
             what = f"forced-command {source} '{asked.command}'"

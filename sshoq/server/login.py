@@ -141,11 +141,12 @@ def enter_chroot(path: str) -> None:
         try:
             state = os.stat(component)
         except OSError as error:
-            raise LoginError(f"stat({component!r}): {error.strerror}") from None
+            raise LoginError(f'stat("{component}"): {error.strerror}') from None
         if state.st_uid != 0 or state.st_mode & 0o022:
-            raise LoginError(f"bad ownership or modes for chroot directory {component!r}")
+            which = "" if count == len(components) else "component "
+            raise LoginError(f'bad ownership or modes for chroot directory {which}"{component}"')
         if not stat.S_ISDIR(state.st_mode):
-            raise LoginError(f"chroot path {component!r} is not a directory")
+            raise LoginError(f'chroot path "{component}" is not a directory')
     _change_root(path)
 
 

@@ -123,8 +123,8 @@ print(os.getcwd(), os.listdir("/"), os.getuid() == account.uid)
 @pytest.mark.parametrize(
     ("spoil", "complaint"),
     [
-        ("chmod", "bad ownership or modes for chroot directory"),
-        ("chown", "bad ownership or modes for chroot directory"),
+        ("chmod", 'bad ownership or modes for chroot directory component "'),
+        ("chown", 'bad ownership or modes for chroot directory "'),
         ("file", "is not a directory"),
         ("missing", "stat("),
         ("relative", "chroot path does not begin at root"),

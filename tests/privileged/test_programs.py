@@ -195,6 +195,7 @@ def test_a_subsystem_is_a_configured_command(tmp_path: Path, account: Account) -
         monitor.log_in(account)
         greeting = monitor.start("greet", kind=StartProgram.SUBSYSTEM)
         assert greeting.finish() == ("hello\n", "", 0)
+        assert "Starting session: subsystem 'greet' for" in monitor.log
         monitor.leader.send(StartProgram(99, StartProgram.SUBSYSTEM, b"other", ()))
         assert monitor.expect(SessionRefused, monitor.leader).reason == "subsystem not found"
 

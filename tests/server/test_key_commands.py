@@ -109,7 +109,7 @@ def test_the_user_may_be_the_account_itself(tmp_path: Path) -> None:
         ("/bin/sh -c 'echo x; kill -9 $$'", "nobody", "/bin/sh exited on signal 9"),
         ("/bin/echo %i", "nobody", "nothing is known for %i"),
         ("/bin/echo %", "nobody", "nothing is known for %"),
-        ("/nonexistent/program", "nobody", "cannot check /nonexistent/program"),
+        ("/nonexistent/x", "nobody", 'Could not stat AuthorizedKeysCommand "/nonexistent/x": No'),
         ("/bin", "nobody", "is not a regular file"),
         ("/bin/echo x", "no-such-user", 'Invalid AuthorizedKeysCommandUser "no-such-user"'),
         ("/bin/echo x", "%h", "nothing is known for %h"),
