@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from sshoq.server import leader, privsep
+from sshoq.server.monitor import LEADER_RULES, NETWORK_RULES
 from sshoq.server.privsep import FROM_MONITOR, TO_MONITOR, HandshakeSigned, LoginOpened, LogLine
 from sshoq.server.privsep_socket import (
     MAX_DESCRIPTORS,
@@ -18,6 +20,7 @@ from sshoq.server.privsep_socket import (
     close_all,
     make_pair,
 )
+from sshoq.wire import Message, MessageSet
 
 Pair = tuple[PrivsepSocket, PrivsepSocket]
 ABOVE_SELECT = 1100
@@ -52,6 +55,29 @@ def test_who_does_not_read_its_answers_is_not_waited_for(pair: Pair) -> None:
         for _ in range(100_000):
             monitor.answer(LoginOpened(10, 0, 3))
     assert network.receive()[0] == LoginOpened(10, 0, 3)
+
+
+def test_every_message_is_in_the_table_of_a_direction() -> None:
+    tables = [one for one in vars(privsep).values() if isinstance(one, MessageSet)]
+    said = set().union(*(table._ids for table in tables))
+    declared = {
+        one
+        for one in vars(privsep).values()
+        if isinstance(one, type) and issubclass(one, Message) and one.__module__ == privsep.__name__
+    }
+    assert declared - said == {privsep.Chain}  # which is a part of others
+
+
+@pytest.mark.parametrize(
+    ("rules", "table"),
+    [
+        (NETWORK_RULES, privsep.TO_MONITOR),
+        (LEADER_RULES, privsep.LEADER_TO_MONITOR),
+        (leader.RULES, privsep.TO_LEADER),
+    ],
+)
+def test_every_request_has_its_rule(rules: dict[type[Message], object], table: MessageSet) -> None:
+    assert rules.keys() == table._ids.keys()
 
 
 def test_what_is_not_in_the_table_of_a_direction_is_refused(pair: Pair) -> None:
