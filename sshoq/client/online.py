@@ -14,6 +14,7 @@ from sshoq.client import wishes
 from sshoq.client.addresses import HostAddress
 from sshoq.client.authentication import Authentication, Reply
 from sshoq.client.background import Background, Word
+from sshoq.client.early import EarlyWork, Work, open_files, open_session, open_stdio
 from sshoq.client.first_flight import Flight, LinkWish
 from sshoq.client.identities import Candidate, gather_keys, is_understood, login_wishes
 from sshoq.client.log import Failure, Log, lead_nowhere
@@ -21,12 +22,10 @@ from sshoq.client.login_request import KEY_PREFIX, LoginRequests, may_let_in
 from sshoq.client.opening import ClientConversation, reach
 from sshoq.client.prompt import Prompter, run_with_prompts
 from sshoq.client.session import (
-    Asked,
     Ending,
     SessionRun,
     SessionWish,
     TerminalWish,
-    ask_for_session,
     wait_without_session,
 )
 from sshoq.client.signals import FATAL, catching, die_of
@@ -36,9 +35,7 @@ from sshoq.config.options import Options
 from sshoq.config.resolve import Invocation
 from sshoq.config.usage import DEBUG1, ERROR
 from sshoq.protocol.extensions import Extension
-from sshoq.protocol.messages import HostKeys, Session, Sftp
-from sshoq.protocol.outcome import Unsupported
-from sshoq.protocol.request import ResponseHead
+from sshoq.protocol.messages import HostKeys
 from sshoq.transport.channel import Channel, ChannelClosed, ChannelRefused
 
 TYPE_CHECKING = False
@@ -48,7 +45,6 @@ if TYPE_CHECKING:
     from sshoq.client.file_run import FileWish
     from sshoq.client.forwards import Forwards
     from sshoq.client.mux_master import Master
-    from sshoq.client.remote_files import RemoteFiles
 
 FAILED = 255
 
@@ -86,12 +82,9 @@ class _Run:
         self._agent = wishes.forwarded_agent(self._options, os.environ)
         self._display = self._find_display()
         self._files_wish = _file_wish(departure.invocation, self._log)
-        self._files: RemoteFiles | None = None
         self._session = session_wish(departure.invocation, self._agent)
-        self._asked: Asked | None = None
-        self._may_speculate = True
-        self._stdio: Channel | None = None
         self._requests = LoginRequests(self._options, self._log)
+        self._early = EarlyWork(self._log, self._requests.place)
         self._shown_key: PublicKey | None = None
         self._host_keys: Channel | None = None
         self._nearest: ClientConversation | None = None
@@ -360,59 +353,29 @@ class _Run:
         traits = client.conversation.traits
         if may_let_in(authorization) and traits.supports(Extension.EARLY):
             with suppress(ChannelRefused, ChannelClosed):  # why not is told by the answer
-                await self._ask_early(client)
+                await self._early.ask(client, self._work_ahead)
             self._ask_for_host_keys(client)
         elif authorization is not None and authorization.startswith(KEY_PREFIX):
-            await self._speculate(client, answer)
+            await self._early.speculate(client, self._work_ahead, answer)
         reply = self._requests.judge(await answer, client.conversation.traits)
         if reply is not None and reply.accepted:
-            await self._settle_speculation()
+            await self._early.settle()
             return reply
-        self._asked = self._stdio = self._files = self._host_keys = None  # refused with the login
+        self._early.drop()  # refused with the login
+        self._host_keys = None
         return await self._try(client, authorization) if reply is None else reply
 
     @property
-    def _session_to_ask_early(self) -> SessionWish | None:
-        """Not with remote forwardings: they must stand before the session starts. Nor if our own
-        parent will come for it."""
-        options = self._options
-        if self._will_be_master or options.remote_forwards or options.stdio_forward is not None:
-            return None
-        return self._session if self._files_wish is None else None
-
-    async def _ask_early(self, client: ClientConversation) -> None:
+    def _work_ahead(self) -> Work:
+        """What may leave with the login. Nothing if our own parent will come for it, and no session
+        with remote forwardings, which must stand before it starts."""
         if self._files_wish is not None:
-            self._files = self._open_files(client, self._files_wish)
-        elif self._options.stdio_forward is not None and not self._will_be_master:
-            self._stdio = await self._open_stdio(client)
-        elif (session := self._session_to_ask_early) is not None:
-            self._asked = self._ask(client, session, speculative=True)
-
-    async def _speculate(
-        self, client: ClientConversation, answer: "asyncio.Future[ResponseHead | None]"
-    ) -> None:
-        """At a server that keeps nothing early: the session shortly before its answer, once."""
-        from sshoq.client.speculation import delay_of
-
-        conversation = client.conversation
-        session = self._session_to_ask_early
-        delay = delay_of(conversation.engine.round_trip_time)
-        is_go = conversation.state.settings_known and conversation.traits.is_go
-        if session is None or delay is None or not is_go or not self._may_speculate:
-            return
-        await asyncio.wait({answer}, timeout=delay)
-        if not answer.done():
-            self._may_speculate = False
-            self._asked = self._ask(client, session, speculative=True)
-
-    async def _settle_speculation(self) -> None:
-        if self._asked is None or self._may_speculate:
-            return
-        from sshoq.client.speculation import was_taken
-
-        if not await was_taken(self._asked):
-            self._log.debug("the session came too early, and is asked for again")
-            self._asked = None
+            return Work(files=self._files_wish)
+        if self._will_be_master:
+            return Work()
+        if self._options.stdio_forward is not None:
+            return Work(stdio=self._options.stdio_forward)
+        return Work(session=None if self._options.remote_forwards else self._session)
 
     def _ask_for_host_keys(self, client: ClientConversation) -> None:
         """UpdateHostKeys: what comes of it is seen to after the login."""
@@ -461,19 +424,12 @@ class _Run:
         shell = os.environ.get("SHELL") or "/bin/sh"
         subprocess.run([shell, "-c", command], check=False)
 
-    # ----- session
-
-    def _ask(self, client: ClientConversation, wish: SessionWish, *, speculative: bool) -> Asked:
-        channel = client.conversation.open_channel(Session(), speculative=speculative)
-        try:
-            return ask_for_session(channel, wish, self._log)
-        except Unsupported as error:
-            raise Failure(str(error)) from None
+    # ----- what is asked for
 
     async def _run_session(
         self, client: ClientConversation, wish: SessionWish, forwards: "Forwards | None"
     ) -> Ending:
-        asked = self._asked or self._ask(client, wish, speculative=False)
+        asked = self._early.session or open_session(client, wish, self._log)
         self._log.debug("Entering interactive session.")
         run = SessionRun(
             asked,
@@ -506,38 +462,16 @@ class _Run:
     async def _run_stdio(self, client: ClientConversation) -> Ending:
         from sshoq.client.stdio import run_stdio
 
-        channel = self._stdio or await self._open_stdio(client)
-        return await run_stdio(channel, self._log)
-
-    async def _open_stdio(self, client: ClientConversation) -> Channel:
-        from sshoq.client.channel_openings import opening_for
-
         forward = self._options.stdio_forward
         assert forward is not None
-        try:
-            opening = await opening_for(client.conversation.traits, forward)
-            return client.conversation.open_channel(opening, speculative=True)
-        except (Unsupported, OSError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise Failure(
-                f"channel 0: open failed: connect failed: {reason}", "stdio forwarding failed"
-            ) from None
+        channel = self._early.stdio or await open_stdio(client, forward)
+        return await run_stdio(channel, self._log)
 
     async def _run_files(self, client: ClientConversation, wish: "FileWish") -> Ending:
         from sshoq.client.file_run import run_files
 
-        files = self._files or self._open_files(client, wish)
+        files = self._early.files or open_files(client, wish, self._requests.place)
         return await run_files(files, wish, self._log, client.gone)
-
-    def _open_files(self, client: ClientConversation, wish: "FileWish") -> "RemoteFiles":
-        """The channel, and the first questions on it in the same flight."""
-        from sshoq.client.remote_files import RemoteFiles
-
-        if not client.conversation.traits.knows_fork_channels:
-            raise Failure(f"{self._requests.place}: this server has no file transfer")
-        files = RemoteFiles(client.conversation.open_channel(Sftp(), speculative=True))
-        wish.begin(files)
-        return files
 
     def _report(self, client: ClientConversation, ending: Ending) -> int:
         """The last words, when the terminal is as before, and the exit status."""
