@@ -17,6 +17,7 @@ from collections.abc import Callable
 from sshoq.auth.authorized_keys import KeyRights, OptionError
 from sshoq.auth.certificate_rights import merge_rights
 from sshoq.auth.interactive import METHOD as INTERACTIVE
+from sshoq.auth.interactive import clip
 from sshoq.server import log, shadow
 from sshoq.server.account import Account, find_account, refusal
 from sshoq.server.config import LoginConfig, ServerConfig
@@ -36,6 +37,9 @@ CONVERSATION_ID_LENGTH = 32
 MIN_FAILURE_TIME = 0.005
 FREE_TRY_SHARE = 0.25
 MAX_BANNER = 100 * 1024
+MAX_SHOWN = 128 * 1024
+"""Bytes of the banner and of what PAM's modules say; one message has to hold them and the rest."""
+
 MAX_USER = 1024
 
 _TIMING_SECRET = os.urandom(32)
@@ -123,7 +127,7 @@ class Authenticator:
         exhausted = outcome == CLOSED and self.failures >= self._config.max_auth_tries
         return AuthenticationResult(
             outcome,
-            self._take_banner() + messages,
+            clip(self._take_banner() + messages, MAX_SHOWN),
             self._methods(),
             "Too many authentication failures" if exhausted else "",
             self._is_partial,

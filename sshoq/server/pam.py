@@ -13,9 +13,10 @@ import os
 from ctypes import POINTER, byref, c_char_p, c_int, c_void_p
 from typing import Any, Protocol
 
+from sshoq.auth.interactive import clip
 from sshoq.server.connection import ConnectionFacts
 from sshoq.server.libc import libc
-from sshoq.wire import decode_text
+from sshoq.wire import decode_text, encode_text
 
 SUCCESS, BUFFER_ERROR, NEW_PASSWORD_REQUIRED, CONVERSATION_ERROR = 0, 5, 12, 19
 _DISALLOW_NULL_PASSWORD, _ESTABLISH, _DELETE, _SILENT = 0x1, 0x2, 0x4, 0x8000
@@ -25,7 +26,7 @@ _PROMPT_ECHO_OFF, _PROMPT_ECHO_ON, _ERROR_MESSAGE, _TEXT_MESSAGE = 1, 2, 3, 4
 _MAX_PROMPTS = 32
 
 MAX_MESSAGES = 64 * 1024
-"""What modules may say between two showings: a long motd, and no more."""
+"""Bytes that modules may say between two showings: a long motd, and no more."""
 
 
 RULE_FOLDERS = ("/etc/pam.d", "/usr/etc/pam.d", "/usr/lib/pam.d", "/usr/share/pam.d")
@@ -297,8 +298,8 @@ class PamTransaction:
 
     def keep(self, text: str) -> None:
         """For `take_messages`."""
-        self._messages.append(text[: self._room])
-        self._room -= len(self._messages[-1])
+        self._messages.append(clip(text, self._room))
+        self._room -= len(encode_text(self._messages[-1]))
 
 
 def _hand_over(answers: list[bytes | None], responses: Any) -> int:

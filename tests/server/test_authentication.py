@@ -4,6 +4,7 @@ logins are tested in tests/privileged.
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from sshoq.auth.interactive import answer_authorization
 from sshoq.server import authentication
 from sshoq.server.authentication import (
     CLOSED,
+    MAX_BANNER,
     MAX_USER,
     MIN_FAILURE_TIME,
     REFUSED,
@@ -24,8 +26,9 @@ from sshoq.server.authentication import (
 )
 from sshoq.server.config_reader import load
 from sshoq.server.connection import ConnectionFacts
-from sshoq.server.pam import Answering
-from sshoq.server.privsep import Authenticate, AuthenticationResult
+from sshoq.server.pam import MAX_MESSAGES, Answering
+from sshoq.server.privsep import FROM_MONITOR, Authenticate, AuthenticationResult
+from sshoq.server.privsep_socket import MAX_PACKET
 
 HERE = ConnectionFacts("192.0.2.7", 40007, "192.0.2.1", 443)
 ID = bytes(32)
@@ -107,6 +110,39 @@ def test_a_failure_waits_and_a_free_try_a_little(
     authenticator.attempt(Authenticate("no-such-user", b"Bearer x", ID))
     longest = _failure_time("no-such-user")
     assert waits == [longest / 4, longest]
+
+
+class LoudPam:
+    """A PAM that says more than anybody wants to read, and then no."""
+
+    must_change_password = False
+
+    def tell_authentication(self, text: str | None) -> None: ...
+
+    def authenticate(self, password: bytes, *, allow_empty: bool) -> bool:
+        return True
+
+    def check_account(self) -> bool:
+        return False
+
+    def take_messages(self) -> str:
+        return "\u20ac" * (MAX_MESSAGES // 3)
+
+
+def test_the_longest_of_all_banners_leaves_room_for_the_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    banner, config = tmp_path / "banner", tmp_path / "config"
+    banner.write_text("#" * 2 * MAX_BANNER)
+    config.write_text(f"Banner {banner}\nPermitRootLogin yes\n")
+    monkeypatch.setattr(authentication, "is_root", lambda: True)
+    monkeypatch.setattr(authentication, "PamTransaction", lambda *facts: LoudPam())
+    authenticator = Authenticator(load(str(config), root=True), HERE, nobody_to_ask)
+    credentials = b64encode(b"root:x")
+    result = authenticator.attempt(Authenticate("root", b"Basic " + credentials, ID))
+    assert result.outcome == CLOSED
+    assert len(FROM_MONITOR.encode(result)) <= MAX_PACKET
+    assert result.banner.startswith("#" * MAX_BANNER + "\u20ac")
 
 
 class TalkingPam:

@@ -24,6 +24,7 @@ from sshoq.server.pam import (
     load_library,
     missing_rules,
 )
+from sshoq.wire import encode_text
 
 ECHO_OFF, ECHO_ON, ERROR, TEXT = 1, 2, 3, 4
 
@@ -113,6 +114,9 @@ def test_a_module_cannot_fill_the_memory(transaction: PamTransaction) -> None:
     for _ in range(5):
         assert Answers(transaction, (TEXT, b"x" * MAX_MESSAGES)).result == SUCCESS
     assert len(transaction.take_messages()) == MAX_MESSAGES
+    text = "\u20ac".encode() * MAX_MESSAGES  # what is bounded is sent on as bytes
+    assert Answers(transaction, (TEXT, text)).result == SUCCESS
+    assert len(encode_text(transaction.take_messages())) == MAX_MESSAGES
 
 
 def test_an_error_of_ours_is_an_error_for_the_module(
