@@ -30,8 +30,10 @@ programs, of which both have said that they know it."""
 NOTHING_NAMED: Mapping[str, bytes] = {}
 
 LEEWAY = 24 * 3600
-"""How wrong clocks may be, of a machine that takes local time for UTC, say. Nothing hangs on it: a
-token is bound to its connection, and taken once."""
+"""How wrong clocks may be, of a machine that takes local time for UTC, say. A token is bound to its
+connection, and taken once. What hangs on its age is for how long it is of use to who has taken a
+network process over, which names the connection to the monitor: had he got it elsewhere, he could
+name that one."""
 
 MAX_LIFETIME = 15 * 60
 
