@@ -62,7 +62,7 @@ from sshoq.server.rate import RateLimit
 from sshoq.transport.channel import Channel
 from sshoq.transport.conversation import Conversation
 from sshoq.transport.engine import Engine
-from sshoq.transport.events import AFTER_LOGIN, Address, Terminated
+from sshoq.transport.events import AFTER_LOGIN, Address, Cause, Terminated
 from sshoq.transport.identity import Credential, ServerIdentity, SignatureScheme
 from sshoq.transport.packets import ConnectionName, FirstPacket
 from sshoq.transport.udp import UdpSocket
@@ -379,11 +379,15 @@ class NetworkProcess:
                 self._conversation, message.unused_connection_timeout, self._end_unused
             ).watch()
 
+    @property
+    def _whom(self) -> str:
+        """The user and where from, as sshd's lines have it."""
+        peer = self._start.peer
+        return f"user {self._user} {peer[0]} port {peer[1]}"
+
     def _end_unused(self) -> None:
         """Without a reason for the client, as sshd."""
-        peer = self._start.peer
-        who = f"user {self._user} {peer[0]} port {peer[1]}"
-        self.log(INFO, f"terminating inactive connection from {who}")
+        self.log(INFO, f"terminating inactive connection from {self._whom}")
         self._conversation.close()
 
     @property
@@ -411,8 +415,7 @@ class NetworkProcess:
         """ClientAliveInterval and ClientAliveCountMax: no sign of life for that long is the end."""
         silence = self._loop.time() - self._conversation.engine.last_received
         if most and silence > interval * most:
-            peer = self._start.peer
-            self.log(INFO, f"Timeout, client not responding from {peer[0]} port {peer[1]}")
+            self.log(INFO, f"Timeout, client not responding from {self._whom}")
             self._conversation.close(Code.NO_ERROR, "client not responding")
             return
         if silence >= interval:
@@ -455,6 +458,8 @@ class NetworkProcess:
         self._conversation.close()
 
     def terminated(self, end: Terminated) -> None:
+        if end.cause is Cause.IDLE and self._leader.done():
+            self.log(INFO, f"Timeout, client not responding from {self._whom}")
         self.log(DEBUG, f"connection over: {end.cause.value} ({end.code:#x} {end.reason})")
         self._finish()
 

@@ -99,6 +99,8 @@ def test_the_server_gives_up_on_a_silent_client(
     assert running.stdout.readline() == b"in\n"
     cut(link)
     wait_until(lambda: not processes_of(fresh_account.uid), 45, "the user's processes are gone")
+    line = f"Timeout, client not responding from user {fresh_account.name} {Link.address_b} port "
+    wait_until(lambda: line in client.server.log(), 30, "the server has said so")
     running.kill()
     running.communicate(timeout=30)
 
