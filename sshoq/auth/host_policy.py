@@ -225,6 +225,10 @@ class _Decision:
     # ----------------------------------------------------------------- known
 
     def _meet_known(self) -> Verdict:
+        entry = self.found.host.entry
+        self.tell(DEBUG, f"Host '{self.found.name}' is known and matches the {self.kind} host key.")
+        if entry is not None:
+            self.tell(DEBUG, f"Found key in {entry.file}:{entry.line}")
         if self.found.address_name and self.found.address.status is HostStatus.UNKNOWN:
             self._note_address(self.found.address_name)
         elif self.policy.visual_host_key:

@@ -132,6 +132,7 @@ class Authentication:
             return succeeded
         if await self._needs_no_secret():
             return "none"
+        self._log.debug("No more authentication methods to try.")
         # Nothing is left where an account may not log in at all, which a banner has mostly told.
         offered = f" ({','.join(self._offered)})" if self._offered else ""
         raise Failure(f"{self._wishes.account}: Permission denied{offered}.")

@@ -113,7 +113,8 @@ class LocalForwards:
         port, log = forward.listen_port or 0, self._log
         sockets = open_listeners(addresses, port, kind, log.error, log.verbose)
         for listener in sockets:
-            self._log.debug(f"Local forwarding listening on {listener.getsockname()!r}.")
+            ip, number = listener.getsockname()[:2]
+            self._log.debug(f"Local forwarding listening on {ip} port {number}.")
         return sockets
 
     def _listen_on_path(self, path: str) -> UnixListener:

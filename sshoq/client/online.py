@@ -275,7 +275,7 @@ class _Run:
             lead_nowhere(0, 1)
         async with asyncio.TaskGroup() as group:
             drained = group.create_task(others.drained())
-            waiting = group.create_task(wait_without_session(client.gone, self._log))
+            waiting = group.create_task(wait_without_session(client.gone))
             either: set[asyncio.Task[Any]] = {drained, waiting}
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             for task in either:

@@ -463,7 +463,7 @@ async def _either(one: "asyncio.Future[Any]", other: "asyncio.Future[Any]") -> N
     await asyncio.wait({one, other}, return_when=asyncio.FIRST_COMPLETED)
 
 
-async def wait_without_session(gone: "asyncio.Future[str]", log: Log) -> Ending:
+async def wait_without_session(gone: "asyncio.Future[str]", log: Log | None = None) -> Ending:
     """-N: until the connection ends or somebody ends us; SIGTERM is then the way to say: enough."""
     ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
 
@@ -473,6 +473,7 @@ async def wait_without_session(gone: "asyncio.Future[str]", log: Log) -> Ending:
             ended.set_result(Ending(status, signal_number=number))
 
     with catching(ENDING, obey):
-        log.debug("Entering interactive session.")
+        if log is not None:  # else there was a session before
+            log.debug("Entering interactive session.")
         await _either(ended, gone)
     return ended.result() if ended.done() else Ending(None)

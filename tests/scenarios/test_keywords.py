@@ -93,6 +93,26 @@ def test_debugging_tells_what_is_asked_for(
     assert f"debug1: {line}" in said(client.run(word, flags=[*flags, "-v"]))
 
 
+def test_debugging_tells_which_entry_vouches_and_where_is_listened(client: Client) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    done = client.run("true", flags=["-v", "-L", f"127.0.0.1:{port}:127.0.0.1:9"])
+    lines = said(done)
+    assert any(
+        re.fullmatch(r"debug1: Host '.*' is known and matches the ED25519 host key\.", line)
+        for line in lines
+    )
+    assert any(re.fullmatch(r"debug1: Found key in .*known_hosts:\d+", line) for line in lines)
+    assert f"debug1: Local forwarding listening on 127.0.0.1 port {port}." in lines
+    assert lines.count("debug1: Entering interactive session.") == 1
+
+
+def test_debugging_tells_that_no_method_is_left(client: Client) -> None:
+    flags = ["-v", *option("BatchMode", "yes"), *option("PubkeyAuthentication", "no")]
+    lines = said(client.run("true", flags=flags))
+    assert "debug1: No more authentication methods to try." in lines
+
+
 # --------------------------------------------------------------------------- the right host
 
 
