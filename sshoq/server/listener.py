@@ -34,6 +34,9 @@ _RETURN_FIRST = struct.pack("HBBI", 0x06, 0, 0, 0)
 _UNCONNECTED, _CONNECTED = "07", "01"
 """A UDP socket's states in /proc/net/udp."""
 
+MAX_INDEX = (1 << 31) - 1
+"""Of an interface. Beyond 32 bits it would be no OSError any more."""
+
 Address = tuple[Any, ...]
 
 
@@ -152,7 +155,10 @@ def parse_peer(family: int, address: str, port: int) -> Address:
 
 def _zone_index(zone: str) -> int:
     if not zone or zone.isdecimal():
-        return int(zone or "0")
+        index = int(zone or "0")
+        if index > MAX_INDEX:
+            raise ValueError(f"no interface {zone}")
+        return index
     try:
         return socket.if_nametoindex(zone)
     except OSError:
@@ -164,7 +170,9 @@ def check_local(listener: socket.socket, address: str) -> None:
     bound = listener.getsockname()
     if not address:
         return
-    parsed = ip_address(address.partition("%")[0])
+    if "%" in address:
+        raise ValueError("the kernel tells no zone of ours")
+    parsed = ip_address(address)
     if parsed.version != (6 if listener.family == socket.AF_INET6 else 4):
         raise ValueError(f"{address} is of another family")
     if not _is_wildcard(bound) and not _same(bound[0], address):

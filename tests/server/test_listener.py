@@ -127,6 +127,8 @@ def test_both_families_can_have_the_same_port(opened: list[socket.socket]) -> No
         (socket.AF_INET, "127.1", 1),
         (socket.AF_INET, "", 1),
         (socket.AF_INET6, "fe80::1%no-such-interface", 1),
+        (socket.AF_INET6, f"fe80::1%{1 << 80}", 1),
+        (socket.AF_INET6, "fe80::1%\0", 1),
     ],
 )
 def test_a_peer_that_cannot_be_is_refused(family: int, address: str, port: int) -> None:
@@ -144,7 +146,8 @@ def test_a_peer_on_the_link_keeps_its_zone() -> None:
 def test_a_local_address_must_be_one_that_the_listener_serves(
     opened: list[socket.socket],
 ) -> None:
-    exact, anywhere = listen(opened), listen(opened, "0.0.0.0")
+    """A router that somebody has got hold of may say anything: also what is no text for C."""
+    exact, anywhere, link = listen(opened), listen(opened, "0.0.0.0"), listen(opened, "::")
     check_local(exact, "127.0.0.1")
     check_local(exact, "")
     check_local(anywhere, "127.0.0.9")
@@ -153,6 +156,9 @@ def test_a_local_address_must_be_one_that_the_listener_serves(
         (exact, "::1"),
         (anywhere, "::1"),
         (exact, "x"),
+        (exact, "127.0.0.1\0"),
+        (link, "fe80::1%\0"),
+        (link, "fe80::1%\udcff"),
     ):
         with pytest.raises(ValueError, match=r"."):
             check_local(listener, address)
