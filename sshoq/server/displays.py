@@ -72,7 +72,7 @@ class Displays:
         try:
             number, sockets = open_display(self._config.x11_display_offset, self._addresses())
         except OSError as error:
-            log.error(f"cannot make a display: {error}")
+            log.error(f"cannot make a display: {error.strerror or error}")
             reason = error.strerror or str(error)
             self._send(ForwardingRefused(request.session, False, reason), ())
             return None

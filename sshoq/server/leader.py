@@ -160,7 +160,7 @@ class Leader:
         try:
             self._launcher.start(Start(session, asked, environment, inside))
         except OSError as error:  # a limit of the user's
-            log.error(f"cannot start a program: {error}")
+            log.error(f"cannot start a program: {error.strerror}")
             raise Refusal(f"cannot start a program: {error.strerror}") from None
 
     def serve_files(self, request: ServeFiles) -> None:
@@ -183,7 +183,7 @@ class Leader:
         try:
             self._launcher.start_on_socket(Start(session, asked, environment, serve))
         except OSError as error:
-            log.error(f"cannot start a file server: {error}")
+            log.error(f"cannot start a file server: {error.strerror}")
             raise Refusal(f"cannot start a file server: {error.strerror}") from None
 
     def signal_program(self, request: SignalProgram) -> None:

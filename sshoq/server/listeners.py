@@ -155,7 +155,7 @@ class Listeners:
             self._agent = UnixListener(self._agent_place(), AGENT_MASK, unlink=False)
         except OSError as error:
             self._remove_agent_directory()
-            log.error(f"cannot make an agent socket: {error}")
+            log.error(f"cannot make an agent socket: {error.strerror or error}")
             self._refuse(request.session, error.strerror or str(error))
             return
         with self._agent.socket:
