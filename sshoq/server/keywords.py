@@ -102,6 +102,9 @@ def attribute_name(keyword: str) -> str:
     return "".join(out)
 
 
+TUNNEL = choice("point-to-point", "ethernet", "yes", "no", complaint="bad PermitTunnel argument {}")
+
+
 def _row(name: str, kind: Kind, default: Any, in_match: bool, treatment: str = ACTED) -> Keyword:
     return Keyword(name, kind, default, in_match, treatment, attribute_name(name))
 
@@ -191,7 +194,7 @@ _ROWS = [
     _row("MaxStartups", MAX_STARTUPS, MaxStartups(10, 30, 100), GLOBAL),
     _row("PerSourceMaxStartups", SOURCE_LIMIT, None, GLOBAL),
     _row("PerSourceNetBlockSize", NET_BLOCK, NetBlockSize(32, 128), GLOBAL),
-    _row("PermitTunnel", choice("point-to-point", "ethernet", "yes", "no"), "no", MATCH, LATER),
+    _row("PermitTunnel", TUNNEL, "no", MATCH, LATER),
     _row("PermitOpen", PERMITTED, ("any",), MATCH),
     _row("PermitListen", PERMITTED, ("any",), MATCH),
     _row("PermitUserEnvironment", USER_ENVIRONMENT, "", GLOBAL),

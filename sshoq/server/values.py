@@ -75,14 +75,14 @@ def show_text(value: Any) -> list[str]:
     return ["none" if value is None else str(value)]
 
 
-def choice(*names: str | tuple[str, str]) -> Kind:
+def choice(*names: str | tuple[str, str], complaint: str = 'unsupported option "{}".') -> Kind:
     """One of some words, any case; a pair is (word, word that means the same and is kept)."""
     table = {name if isinstance(name, str) else name[0]: name for name in names}
 
     def parse(text: str) -> str:
         name = table.get(ascii_lower(text))
         if name is None:
-            raise ConfigSyntaxError(f'unsupported option "{text}".')
+            raise ConfigSyntaxError(complaint.format(text))
         return name if isinstance(name, str) else name[1]
 
     return Kind(of_word(parse, "missing argument."), show_text)

@@ -13,6 +13,7 @@ from tests.needs import need_root, need_tools
 from tests.programs import find_program
 
 LINES = """\
+PermitTunnel x
 Ciphers bogus
 Ciphers aes128-ctr,bogus
 Ciphers +bogus
