@@ -5,10 +5,15 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from sshoq.client import main
+
+PROGRAM = Path(__file__).parents[2] / "packaging/scripts/sshoq"
 
 SPENT = OSError(errno.EMFILE, os.strerror(errno.EMFILE), "/usr/lib/some/module.py")
 BUG = ValueError("of ours")
@@ -47,3 +52,20 @@ def run_that_raises(error: Exception, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr("sys.argv", ["sshoq", "-V"])
     monkeypatch.setattr("gc.disable", lambda: None)
     return main.run_program()
+
+
+@pytest.mark.parametrize("path", [":/nonexistent", "/nonexistent:", ".", "../work"])
+def test_nothing_of_the_current_directory_is_run(tmp_path: Path, path: str) -> None:
+    """An empty part of PYTHONPATH means it, and many have one without knowing."""
+    work = tmp_path / "work"
+    work.mkdir()
+    for name in ("sshoq.py", "enum.py", "asyncio.py"):
+        (work / name).write_text("raise SystemExit('taken from the current directory')\n")
+    done = subprocess.run(
+        [sys.executable, PROGRAM, "-V"],
+        cwd=work,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr[:8]) == (0, b"OpenSSH_")
