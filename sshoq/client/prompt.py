@@ -12,6 +12,10 @@ import termios
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import asyncio
+
 SUSPENDING = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 
 T = TypeVar("T")
@@ -214,15 +218,10 @@ class Prompter:
         self._signals = fd
 
 
-async def run_with_prompts(prompter: Prompter, call: Callable[[], T]) -> T:
-    """Run `call`, which may ask and wait for ever, in a thread; the event loop goes on.
-
-    While it runs, signals reach the question first, so that echo is back on before they are obeyed.
-    """
+def _in_thread(call: Callable[[], T]) -> "asyncio.Future[T]":
+    """What comes of `call`, which nobody waits for at the end of the process."""
     import asyncio
     import threading
-
-    from sshoq.client.signals import ENDING, catching
 
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
@@ -244,20 +243,30 @@ async def run_with_prompts(prompter: Prompter, call: Callable[[], T]) -> T:
         with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits any more
             loop.call_soon_threadsafe(settle, *outcome)
 
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+async def run_with_prompts(prompter: Prompter, call: Callable[[], T]) -> T:
+    """Run `call`, which may ask and wait for ever, in a thread; the event loop goes on.
+
+    While it runs, signals reach the question first, so that echo is back on before they are obeyed.
+    """
+    from sshoq.client.signals import ENDING, catching
+
     def obey(number: int) -> None:
         if prompter.asking:
             os.write(sender, bytes((number,)))
         elif number in SUSPENDING:
             os.kill(os.getpid(), signal.SIGSTOP)
-        else:
-            settle(None, PromptInterrupted(number))
+        elif not future.done():
+            future.set_exception(PromptInterrupted(number))
 
     receiver, sender = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     prompter.watch_signals(receiver)
-    prompter.watch_signals(receiver)
     try:
         with catching((*ENDING, *SUSPENDING), obey):
-            threading.Thread(target=run, daemon=True).start()
+            future = _in_thread(call)
             return await future
     finally:
         prompter.watch_signals(-1)

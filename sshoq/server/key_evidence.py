@@ -107,12 +107,18 @@ class KeyJudge:
         except (KeyFormatError, TokenRefused) as error:
             log.debug(str(error), log.DEBUG2)
             return nothing
+        return self._weigh_known_keys(text, named, marks, now)
+
+    def _weigh_known_keys(
+        self, token: str, named: PublicKey | None, marks: list[bytes], now: float
+    ) -> Evidence:
+        """The first that has signed the token and may let in."""
         nothing = Evidence("publickey", False, named)
         for path, (line, key, rights) in self._known_keys(named, marks):
             if rights.certificate_authority or named not in (None, key):
                 continue
             try:
-                signature = self._verify(text, key, now)
+                signature = self._verify(token, key, now)
             except WrongClock as error:
                 self._note_clock(error)
                 return nothing
