@@ -14,6 +14,9 @@ from sshoq.protocol.version import PeerTraits
 KEY_PREFIX = "Bearer "
 """Of an authorization by key. Others take a server longer, so long that nobody can tell."""
 
+MAX_NAME = 4096
+"""Characters of a user's name, and of a path: both must fit a request, beside a token."""
+
 LEGACY_USER_AGENT = "SSH 3.0 h4sh5/sshoq 0.1.5"
 """What a Go server from before the specification had a name accepts."""
 
@@ -34,6 +37,8 @@ class LoginRequests:
 
     def build(self, authorization: str | None) -> ConnectRequest:
         options = self._options
+        if max(len(options.user), len(options.url_path)) > MAX_NAME:
+            raise Failure(f"{self.place}: the user's name or the path is too long for a request")
         host = f"[{options.hostname}]" if ":" in options.hostname else options.hostname
         return ConnectRequest(
             authority=f"{host}:{options.quic_port}",

@@ -48,6 +48,14 @@ def test_literal_addresses_are_bracketed() -> None:
     assert LoginRequests(options, Log(QUIET)).build(None).authority == "[::1]:4"
 
 
+@pytest.mark.parametrize("name", ["-l", "-oURLPath=/"])
+def test_names_that_no_request_has_room_for_are_refused(name: str) -> None:
+    words = (name, "\U00010348" * 4000) if name == "-l" else (name + "\U00010348" * 4000,)
+    assert Login(*words).requests.build("Bearer " + "x" * 8000).encode()
+    with pytest.raises(Failure, match="too long for a request"):
+        Login(*words[:-1], words[-1] + "x" * 100).requests.build(None)
+
+
 def test_a_refusal_says_how_to_go_on() -> None:
     reply = Login().requests.judge(head(401), TRAITS)
     assert reply == (False, ("password",), True, None)
