@@ -12,6 +12,7 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -427,3 +428,130 @@ def test_compat_ssh_passes_everything_on(
     )  # fmt: skip
     assert done.stdout.startswith(b"a  b|"), done.stderr
     assert done.returncode == 0
+
+
+# --------------------------------------------------------------------------- versions, backups
+
+
+def test_subversion_commits(caller: Caller, account: Account) -> None:
+    need_tools("svn", "svnadmin", "svnserve")
+    repository = account.home / f"svn-{caller.client.server.programs.name}"
+    caller.client.output(f"svnadmin create {repository}")
+    url = f"svn+ssh://{caller.remote}{repository}"
+    caller.run("svn", "checkout", "-q", url, "copy")
+    (caller.home / "copy/file").write_bytes(os.urandom(200_000))
+    caller.run("svn", "add", "-q", "copy/file")
+    caller.run("svn", "commit", "-q", "-m", "one", "copy")
+    assert b"| 1 line" in caller.run("svn", "log", url)
+
+
+def test_mercurial_pushes_and_clones(caller: Caller, account: Account) -> None:
+    need_tools("hg")
+    name = f"hg-{caller.client.server.programs.name}"
+    caller.client.output(f"hg init {name}")
+    url = f"ssh://{caller.remote}/{name}"
+    caller.run("hg", "init", "copy")
+    (caller.home / "copy/file").write_bytes(os.urandom(200_000))
+    caller.run("hg", "-R", "copy", "commit", "-q", "-A", "-u", "somebody", "-m", "one")
+    caller.run("hg", "-R", "copy", "push", "-q", url)
+    caller.run("hg", "clone", "-q", url, "back")
+    assert (caller.home / "back/file").read_bytes() == (caller.home / "copy/file").read_bytes()
+
+
+def test_borg_keeps_a_backup(caller: Caller, account: Account, tmp_path: Path) -> None:
+    need_tools("borg")
+    repository = f"ssh://{caller.remote}{account.home}/borg-{caller.client.server.programs.name}"
+    env = {"BORG_BASE_DIR": str(tmp_path), "BORG_PASSPHRASE": "secret"}
+    kept = caller.home / "kept"
+    kept.mkdir()
+    (kept / "file").write_bytes(os.urandom(2_000_000))
+    caller.run("borg", "init", "-e", "repokey", repository, env=env)
+    caller.run("borg", "create", f"{repository}::one", "kept", env=env)
+    was = (kept / "file").read_bytes()
+    shutil.rmtree(kept)
+    caller.run("borg", "extract", f"{repository}::one", env=env)
+    assert (kept / "file").read_bytes() == was
+
+
+def test_unison_brings_two_places_together(caller: Caller, account: Account) -> None:
+    need_tools("unison")
+    place = f"unison-{caller.client.server.programs.name}"
+    (caller.home / "here").mkdir()
+    (caller.home / "here/from-here").write_text("here\n")
+    caller.client.output(f"mkdir {place}; echo there >{place}/from-there")
+    words = ["-batch", "-ui", "text", "here", f"ssh://{caller.remote}/{place}"]
+    caller.run("unison", *words, env={"UNISON": str(caller.home / "unison")})
+    assert (caller.home / "here/from-there").read_text() == "there\n"
+    assert (account.home / place / "from-here").read_text() == "here\n"
+
+
+# --------------------------------------------------------------------------- files, many hosts
+
+
+@pytest.mark.parametrize("kind", ["sftp", "fish"])
+def test_lftp_mirrors_a_directory(caller: Caller, kind: str) -> None:
+    need_tools("lftp")
+    folder = caller.home / "mirrored"
+    folder.mkdir()
+    for number in range(20):
+        (folder / str(number)).write_text(f"{number}\n")
+    place = f"lftp-{kind}-{caller.client.server.programs.name}"
+    user, _, host = caller.remote.partition("@")
+    script = (
+        f"set net:max-retries 1; open {kind}://{user}:@{host}; "
+        f"mirror -R mirrored {place}; mirror {place} back; bye"
+    )
+    caller.run("lftp", "-c", script)
+    assert sorted(path.read_text() for path in (caller.home / "back").iterdir()) == sorted(
+        f"{number}\n" for number in range(20)
+    )
+
+
+def test_pdsh_tells_the_status_of_each_host(caller: Caller) -> None:
+    need_tools("pdsh")
+    user, _, host = caller.remote.partition("@")
+    done = caller.try_to("pdsh", "-S", "-R", "ssh", "-l", user, "-w", host, "echo there; exit 3")
+    assert (done.returncode, done.stdout) == (3, f"{host}: there\n".encode())
+
+
+def test_emacs_edits_a_file_there(caller: Caller, account: Account) -> None:
+    need_tools("emacs")
+    place = f"tramp-{caller.client.server.programs.name}"
+    path = f"/ssh:{caller.remote}:{account.home}/{place}"
+    program = f"""(progn (require 'tramp)
+      (setq tramp-verbose 1 tramp-persistency-file-name nil)
+      (write-region "written\\n" nil "{path}")
+      (let ((default-directory "/ssh:{caller.remote}:{account.home}/"))
+        (princ (shell-command-to-string "cat {place}; id -un"))))"""
+    output = caller.run("emacs", "-batch", "-Q", "-eval", program)
+    assert output.split() == [b"written", account.name.encode()]
+
+
+# --------------------------------------------------------------------------- editors at a distance
+
+
+def test_a_script_on_standard_input_runs_beside_a_socks_proxy(caller: Caller) -> None:
+    """As Visual Studio Code starts its server: a script, a port that it announces, and it stays."""
+    port = free_port("tcp")
+    command = ["ssh", "-v", "-T", "-D", str(port), "-o", "ConnectTimeout=15", caller.remote, "bash"]
+    script = b"echo running; echo listeningOn==1234==; exec cat\n"
+    with subprocess.Popen(
+        command,
+        env=caller.environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(script)
+        process.stdin.flush()
+        assert process.stdout.readline() == b"running\n"
+        assert process.stdout.readline() == b"listeningOn==1234==\n"
+        with socket.create_connection(("127.0.0.1", port)) as proxy:
+            proxy.sendall(b"\5\1\0")
+            assert proxy.recv(2) == b"\5\0"
+        process.stdin.write(b"more\n")
+        process.stdin.close()
+        assert process.stdout.read() == b"more\n"
+    assert process.returncode == 0
