@@ -102,7 +102,7 @@ def test_a_folder_imports_only_from_floors_below(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
-def test_only_the_engine_knows_aioquic(path: Path) -> None:
+def test_only_one_file_knows_aioquic(path: Path) -> None:
     names = {name.split(".")[0] for name in imported_modules(path)}
     assert "aioquic" not in names or path == PACKAGE / "transport/quic.py"
 
