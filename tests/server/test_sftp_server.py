@@ -381,7 +381,7 @@ class TestNames:
     def test_links_without_end_do_not_end_the_server(self, asker: Asker, home: Path) -> None:
         for number in range(1500):
             (home / f"{number}").symlink_to(f"{number + 1}")
-        assert asker.code("realpath", OfPath, b"0") in (FAILURE, NO_SUCH_FILE)
+        asker.ask("realpath", OfPath, b"0")  # refused, or followed by Python 3.13 and later
         assert asker.ask("realpath", OfPath, b".").names[0].name == os.fsencode(home.resolve())
 
     def test_tildes(self, asker: Asker, home: Path) -> None:
