@@ -332,38 +332,53 @@ def parse_time(text: str) -> int:
 # --------------------------------------------------------------------------- StrictModes
 
 
+GroupRule = Callable[[int | str, os.stat_result], bool]
+"""Whether what that group may write, of an open file or a name, nobody but its owner may."""
+
+
+def no_group(place: int | str, status: os.stat_result) -> bool:
+    """OpenSSH's own rule."""
+    return False
+
+
 def distrust_reason(
     path: str,
     uid: int,
     home: str | None,
-    file_status: os.stat_result | None = None,
+    file: int | None = None,
     *,
-    stat: Callable[[str], os.stat_result] = os.stat,
+    only_owner_in_group: GroupRule = no_group,
+    stat: Callable[[int | str], os.stat_result] = os.stat,
     realpath: Callable[[str], str] = os.path.realpath,
 ) -> str | None:
     """Why others than root and the user could have changed the file; None if nobody could.
 
     OpenSSH's rule: the file and every directory above it, up to the home, or to the root for files
-    elsewhere, belong to root or the user and are writable by nobody else. Give `file_status` from
-    the open file's descriptor: the name may lead elsewhere by now.
+    elsewhere, belong to root or the user and are writable by nobody else. Give the descriptor of
+    the file if it is open: the name may lead elsewhere by now.
     """
+
+    def is_safe(place: int | str, status: os.stat_result) -> bool:
+        if status.st_uid not in (0, uid) or status.st_mode & status_bits.S_IWOTH:
+            return False
+        if not status.st_mode & status_bits.S_IWGRP:
+            return True
+        return status.st_uid == uid and only_owner_in_group(place, status)
+
     try:
         real = realpath(path)
-        status = stat(real) if file_status is None else file_status
+        opened = real if file is None else file
+        status = stat(opened)
         if not status_bits.S_ISREG(status.st_mode):
             return f"{real} is not a regular file"
-        if not _is_safe(status, uid):
+        if not is_safe(opened, status):
             return f"bad ownership or modes for file {real}"
         top = realpath(home) if home else "/"
         directory = real
         while directory not in ("/", "", top):
             directory = os.path.dirname(directory)
-            if not _is_safe(stat(directory), uid):
+            if not is_safe(directory, stat(directory)):
                 return f"bad ownership or modes for directory {directory}"
     except OSError as error:
         return f"cannot check {path}: {error.strerror}"
     return None
-
-
-def _is_safe(status: os.stat_result, uid: int) -> bool:
-    return status.st_uid in (0, uid) and not status.st_mode & 0o022

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from stat import S_ISREG
+from stat import S_ISREG, S_IWGRP, S_IWOTH
 
 from sshoq.config.keywords import (
     ALIASES,
@@ -130,8 +130,17 @@ class ConfigReader:
     def _check_owner(self, name: str, descriptor: int) -> None:
         """Nobody else may be able to write what decides whom we trust."""
         status = os.fstat(descriptor)
-        if status.st_uid not in (0, self.surroundings.uid) or status.st_mode & 0o022:
+        if (
+            status.st_uid not in (0, self.surroundings.uid)
+            or status.st_mode & S_IWOTH
+            or (status.st_mode & S_IWGRP and not self._is_own_group(descriptor, status))
+        ):
             raise self.notes.fatal(f"Bad owner or permissions on {name}")
+
+    def _is_own_group(self, descriptor: int, status: os.stat_result) -> bool:
+        """As Debian's ssh has it, and of the user's own files alone."""
+        is_own = status.st_uid == self.surroundings.uid
+        return is_own and self.surroundings.only_owner_in_group(descriptor, status)
 
     def read_line(self, source: Source, number: int, text: str) -> bool:
         """Read one line; False when it was a mistake, which has then been noted."""

@@ -63,6 +63,7 @@ class Surroundings:
         stdin_is_terminal: Callable[[], bool] | None = None,
         resolver: Resolver | None = None,
         interfaces: Callable[[], list[str]] | None = None,
+        only_owner_in_group: Callable[[int, os.stat_result], bool] | None = None,
     ) -> None:
         self.environ: Mapping[str, str] = os.environ if environ is None else environ
         self.uid = os.getuid() if uid is None else uid
@@ -76,6 +77,7 @@ class Surroundings:
         self.stdin_is_terminal = stdin_is_terminal or _stdin_is_terminal
         self.resolver: Resolver = resolver or look_up
         self.interfaces = interfaces or interface_addresses
+        self.only_owner_in_group = only_owner_in_group or _only_owner_in_group
 
     @property
     def host(self) -> str:
@@ -120,6 +122,12 @@ def account_of(uid: int) -> tuple[str, str]:
     except KeyError:
         raise UnknownUserError(f"No user exists for uid {uid}") from None
     return entry.pw_name, entry.pw_dir
+
+
+def _only_owner_in_group(descriptor: int, status: os.stat_result) -> bool:
+    from sshoq.config.own_group import only_owner_in_group
+
+    return only_owner_in_group(descriptor, status)
 
 
 def _stdin_is_terminal() -> bool:

@@ -19,6 +19,7 @@ from sshoq.auth.authorized_keys import (
     lines_with,
     read_line,
 )
+from sshoq.config.own_group import only_owner_in_group
 from sshoq.server import log
 from sshoq.server.account import Account
 from sshoq.server.config import LoginConfig
@@ -146,7 +147,11 @@ def read_key_file(path: str, account: Account, *, strict: bool, what: str = "key
             log.info(f"User '{account.name}' authorized {what} '{path}' is not a regular file")
             return b""
         home = _home_of(path, account)
-        if strict and (reason := distrust_reason(path, account.uid, home, status)):
+        if strict and (
+            reason := distrust_reason(
+                path, account.uid, home, descriptor, only_owner_in_group=only_owner_in_group
+            )
+        ):
             log.info(f"Authentication refused: {reason}")
             return b""
         return _read_all(descriptor)

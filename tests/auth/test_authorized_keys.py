@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from sshoq.auth.authorized_keys import (
     ANY_TUNNEL,
     AuthorizedKey,
+    GroupRule,
     Identity,
     KeyRights,
     OidcIdentity,
@@ -28,6 +29,7 @@ from sshoq.auth.authorized_keys import (
     distrust_reason,
     lines_with,
     mark_of,
+    no_group,
     parse_options,
     parse_time,
     read_line,
@@ -358,7 +360,7 @@ DIRECTORY, FILE = stat.S_IFDIR | 0o755, stat.S_IFREG | 0o644
 PATH, HOME = "/home/me/.ssh/authorized_keys", "/home/me"
 
 
-def reason(**changed: tuple[int, int]) -> str | None:
+def reason(group_rule: GroupRule = no_group, /, **changed: tuple[int, int]) -> str | None:
     """What is said when the named place has this mode and owner."""
     places = {
         "file": PATH,
@@ -367,10 +369,18 @@ def reason(**changed: tuple[int, int]) -> str | None:
         "above": "/home",
         "root": "/",
     }
+    table: dict[int | str, os.stat_result]
     table = {path: status(DIRECTORY, 0) for path in places.values()}
     table[PATH] = status(FILE, 1000)
     table.update({places[name]: status(*value) for name, value in changed.items()})
-    return distrust_reason(PATH, 1000, HOME, stat=table.__getitem__, realpath=lambda path: path)
+    return distrust_reason(
+        PATH,
+        1000,
+        HOME,
+        stat=table.__getitem__,
+        realpath=lambda path: path,
+        only_owner_in_group=group_rule,
+    )
 
 
 def test_file_of_the_user_in_safe_directories_is_trusted() -> None:
@@ -393,6 +403,19 @@ def test_directory_that_others_can_change_is_not_trusted(place: str, mode: int, 
     said = reason(**{place: (stat.S_IFDIR | mode, uid)})
     assert said is not None
     assert said.startswith("bad ownership or modes for directory /home/me")
+
+
+@pytest.mark.parametrize(
+    ("place", "kind"), [("file", stat.S_IFREG), ("directory", stat.S_IFDIR), ("home", stat.S_IFDIR)]
+)
+def test_what_the_users_own_group_may_write_is_trusted(place: str, kind: int) -> None:
+    def ask(mode: int, uid: int) -> str | None:
+        return reason(lambda place, status: True, **{place: (kind | mode, uid)})
+
+    assert ask(0o775, 1000) is None
+    assert ask(0o777, 1000) is not None
+    assert ask(0o775, 0) is not None  # root's own group is no matter of the user's
+    assert ask(0o775, 1001) is not None
 
 
 def test_file_of_somebody_else_is_not_trusted() -> None:

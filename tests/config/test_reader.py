@@ -39,7 +39,17 @@ def test_nobody_else_may_write_the_file(machine: Machine, mode: int) -> None:
     assert machine.resolve("-F", str(path), "web").options.user == "user"
 
 
+def test_a_group_that_is_the_owner_alone_may_write_the_file(machine: Machine) -> None:
+    machine.only_owner_in_group = True
+    path = machine.write("User user\n")
+    path.chmod(0o664)
+    assert machine.resolve("web").options.user == "user"
+    path.chmod(0o666)
+    assert machine.refusal("web") == (f"Bad owner or permissions on {path}",)
+
+
 def test_nobody_else_may_own_the_file(machine: Machine) -> None:
+    machine.only_owner_in_group = True
     path = machine.write("User user\n")
     machine.uid = os.getuid() + 1
     if os.getuid() == 0:

@@ -34,6 +34,7 @@ class Machine:
         self.system.mkdir()
         self.environ: dict[str, str] = {"SHELL": "/bin/sh", "PATH": "/usr/bin:/bin"}
         self.uid: int | None = None
+        self.only_owner_in_group = False
         self.is_terminal = True
         self.interfaces: Callable[[], list[str]] = lambda: ["127.0.0.1", "192.0.2.7", "fe80::1"]
 
@@ -59,6 +60,7 @@ class Machine:
             stdin_is_terminal=lambda: self.is_terminal,
             resolver=look_up,
             interfaces=self.interfaces,
+            only_owner_in_group=lambda descriptor, status: self.only_owner_in_group,
         )
 
     def resolve(self, *argv: str) -> Invocation:
