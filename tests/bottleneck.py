@@ -58,16 +58,19 @@ class Bottleneck:
         round_trip: float,
         queue: int,
         loss: float = 0.0,
+        jitter: float = 0.0,
         seed: int = 1,
         datagram_limit: int = 1500,
         tick: float = 0.0002,
     ) -> None:
-        """`tick`: how much later than the first arrival a loop wakes, for all that came since."""
+        """`jitter`: seconds, the most that a packet is late on its own, so that others overtake it.
+        `tick`: how much later than the first arrival a loop wakes, for all that came since."""
         self.now = 0.0
         self.rate = bytes_per_second
         self.delay = round_trip / 2
         self.queue = queue
         self.loss = loss
+        self.jitter = jitter
         self.flows: list[Flow] = []
         self.dropped = 0
         self._datagram_limit = datagram_limit
@@ -126,6 +129,7 @@ class Bottleneck:
 
     def _launch(self, at: float, flow: Flow, upward: bool, datagram: bytes) -> None:
         self._count += 1
+        at += self.jitter * self._chance.random()
         heapq.heappush(self._in_flight, (at, self._count, flow, upward, datagram))
 
     def _next_moment(self) -> float:

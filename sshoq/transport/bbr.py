@@ -13,11 +13,17 @@ the path, `rivals.py` decides how much is under way.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
-from sshoq.transport.congestion import INITIAL_WINDOW, Acknowledged, Controller, Sent
+from sshoq.transport.congestion import (
+    INITIAL_WINDOW,
+    Acknowledged,
+    Controller,
+    Sent,
+    count_sent,
+)
 from sshoq.transport.rivals import (
     DEEP,
     PACE,
@@ -37,6 +43,9 @@ MARGIN = 0.99
 
 LEAST_WINDOW = 4
 LOSS_LIMIT = 0.02
+"""Of what was under way; where the line alone loses more than half of it, that much more."""
+
+MOST_OF_LINE = 0.15
 CHANCE = 2.0
 """Of what was under way: less is noise, and where few packets were under way a little more may be.
 So many times the root of what LOSS_LIMIT permits: random losses of half that rate come to it in one
@@ -128,6 +137,18 @@ class _RecentMaximum:
             self._before, self._now = self._now, 0.0
 
 
+class _Before(NamedTuple):
+    """What a loss changes, as it was; of packets sent after `since`, up to `at`."""
+
+    since: float
+    at: float
+    phase: Phase
+    long_bound: float
+    short_bound: float
+    rate_bound: float
+    contest: Contest | None
+
+
 class Bbr(Controller):
     """The model, and where in its cycle the sender is."""
 
@@ -159,6 +180,9 @@ class Bbr(Controller):
         self._full_rounds = 0
         self._phase_rounds = 0
         self._up_step = 0.0
+        self._before: _Before | None = None
+        self._missing = 0
+        """Packets lost since then, of those sent before."""
         self._queue_losses = QueueLosses()
         self._contest: Contest | None = None
         self._own_queue_until = 0.0
@@ -181,7 +205,7 @@ class Bbr(Controller):
         self._limited_until = 0
         self._sample_is_limited = False
         self._round_losses = 0
-        self._round_lost = 0
+        self._round_lost = 0.0
         self._round_delivered_from = 0
         self._round_rate = 0.0
         self._round_in_flight = 0.0
@@ -315,14 +339,15 @@ class Bbr(Controller):
             self._yield()
         self._last_rtt = self._round_rtt
         self._round_delivered_from = self._delivered
-        self._round_lost = self._round_losses = 0
+        self._round_lost, self._round_losses = 0.0, 0
         self._round_rate = 0.0
         self._round_in_flight = 0.0
         self._round_rtt = float("inf")
 
     def _is_heavy(self, lost: float, under_way: float) -> bool:
         """Whether more was lost than noise takes, of so many bytes."""
-        limit = LOSS_LIMIT * under_way / self.datagram_size
+        line = min(self._queue_losses.line_share, MOST_OF_LINE)
+        limit = max(LOSS_LIMIT, line + LOSS_LIMIT / 2) * under_way / self.datagram_size
         return lost / self.datagram_size > limit + CHANCE * math.sqrt(limit)
 
     def _look_for_full_pipe(self, too_many_losses: bool) -> None:
@@ -348,15 +373,17 @@ class Bbr(Controller):
     # ------------------------------------------------------------------ losses
 
     def lost(self, packets: list[Sent], count: int, now: float) -> None:
+        self._keep_in_mind(packets, now)
+        later = self._later_than_startup(packets)
         self._lost += count
-        self._round_lost += count
+        self._round_lost += count if self.phase is Phase.STARTUP else later * self.datagram_size
         self._round_losses += 1
         # What was lost is not replaced before something has arrived.
         self.congestion_window = max(self.congestion_window - count, self.least_window)
-        if self._queue_losses.note_lost(self._later_than_startup(packets)):
+        if self._queue_losses.note_lost(later):
             self._give_way(packets, count, now)
         snapshot = _snapshot_of(packets[-1])
-        if snapshot is None or self.phase is not Phase.UP:
+        if snapshot is None or self.phase is not Phase.UP or not later:
             return
         if self._is_heavy(self._lost - snapshot.lost, snapshot.in_flight):
             if not snapshot.is_limited:
@@ -371,7 +398,43 @@ class Bbr(Controller):
         later = sum(packet.sent_bytes for packet in packets if (packet.sent_time or 0.0) > begun)
         return later / self.datagram_size
 
+    def _keep_in_mind(self, packets: list[Sent], now: float) -> None:
+        newest = max(packet.sent_time or 0.0 for packet in packets)
+        since = self._before.at if self._before is not None else 0.0
+        if self._before is None or newest > since:
+            bounds = self._long_bound, self._short_bound, self._rate_bound
+            self._before = _Before(since, now, self.phase, *bounds, self._contest)
+            self._missing = 0
+        self._missing += len(packets)
+
+    def not_lost(self, packets: Sequence[Sent], count: int, now: float) -> None:
+        self._lost -= count
+        self._round_lost = max(0.0, self._round_lost - count)
+        self._queue_losses.note_not_lost(len(packets))
+        before = self._before
+        if before is None:
+            return
+        self._missing -= count_sent(packets, before.since, before.at)
+        if self._missing <= 0:
+            self._take_back(before)
+
+    def _take_back(self, before: _Before) -> None:
+        """All that seemed lost was late only."""
+        self._before = None
+        self._long_bound = max(self._long_bound, before.long_bound)
+        self._short_bound = max(self._short_bound, before.short_bound)
+        self._rate_bound = max(self._rate_bound, before.rate_bound)
+        self._full_rate, self._full_rounds = 0.0, 0
+        if before.contest is None:
+            self._contest = None
+        if self.phase is Phase.PROBE_RTT or self.phase is before.phase:
+            return
+        if before.phase in PROBING or self.phase is Phase.CONTEST:
+            self._is_full = self._is_full and before.phase is not Phase.STARTUP
+            self._enter(Phase.CRUISE if before.phase is Phase.PROBE_RTT else before.phase)
+
     def persistent_congestion(self) -> None:
+        self._before = None
         self.congestion_window = self.least_window
         if self._contest is not None:
             self._contest.collapse()
@@ -448,7 +511,9 @@ class Bbr(Controller):
         self._rate.next_period()
 
     def _in_down(self, batch: Acknowledged) -> None:
-        if self.bytes_in_flight <= min(self._pipe(self.rate), self._room_with_headroom()):
+        # Where round trips vary, more is under way than a model of the shortest one says.
+        rest = self._pipe(self.rate) + self._extra.value
+        if self.bytes_in_flight <= min(rest, self._room_with_headroom()):
             self._enter(Phase.CRUISE)
 
     def _in_cruise(self, batch: Acknowledged) -> None:

@@ -6,7 +6,7 @@ single packets are those that the QUIC library calls during the handshake. CUBIC
 by HyStart++ (RFC 9406).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 INITIAL_WINDOW = 10
@@ -21,6 +21,11 @@ class Sent(Protocol):
     def sent_bytes(self) -> int: ...
     @property
     def sent_time(self) -> float | None: ...
+
+
+def count_sent(packets: Iterable[Sent], since: float, until: float) -> int:
+    """How many left after the one moment and not after the other."""
+    return sum(since < (packet.sent_time or 0.0) <= until for packet in packets)
 
 
 class Acknowledged:
@@ -101,6 +106,10 @@ class Controller:
 
     def lost(self, packets: list[Sent], count: int, now: float) -> None:
         """Lost to congestion, as far as anybody can tell. The bytes in flight are up to date."""
+        raise NotImplementedError
+
+    def not_lost(self, packets: Sequence[Sent], count: int, now: float) -> None:
+        """These were told as lost, and have arrived after all."""
         raise NotImplementedError
 
     def idle(self, now: float) -> None:
@@ -215,7 +224,10 @@ class Cubic(Controller):
     def __init__(self, datagram_size: int) -> None:
         super().__init__(datagram_size)
         self._slow_start = SlowStart()
-        self._recovery_began = -1.0
+        self._recovery_began = self._recovery_before = -1.0
+        self._missing = 0
+        """Packets lost in this recovery, and what to go back to when all of them arrive."""
+        self._before: tuple[int, int | None, float] | None = None
         self._summit = 0.0
         """The window at which something was lost last, in datagrams."""
         self._epoch: float | None = None
@@ -280,8 +292,11 @@ class Cubic(Controller):
     def lost(self, packets: list[Sent], count: int, now: float) -> None:
         newest = max(packet.sent_time or 0.0 for packet in packets)
         if newest <= self._recovery_began:
+            self._missing += len(packets)
             return  # part of what has been answered already
-        self._recovery_began = now
+        self._recovery_before, self._recovery_began = self._recovery_began, now
+        self._missing = len(packets)
+        self._before = self.congestion_window, self.ssthresh, self._summit
         self._epoch = None
         window = self.congestion_window / self.datagram_size
         # Who has to give way twice in a row gives way further: others may have come.
@@ -290,10 +305,20 @@ class Cubic(Controller):
         self.congestion_window = max(int(self.congestion_window * CUBIC_BETA), self.least_window)
         self.ssthresh = self.congestion_window
 
+    def not_lost(self, packets: Sequence[Sent], count: int, now: float) -> None:
+        """RFC 9438 4.9.2."""
+        self._missing -= count_sent(packets, self._recovery_before, self._recovery_began)
+        if self._before is None or self._missing > 0:
+            return
+        window, self.ssthresh, self._summit = self._before
+        self.congestion_window = max(self.congestion_window, window)
+        self._before = self._epoch = None
+        self._recovery_began = -1.0
+
     def persistent_congestion(self) -> None:
         self.congestion_window = self.least_window
         self._recovery_began = -1.0
-        self._epoch = None
+        self._before = self._epoch = None
 
 
 def _make_bbr(datagram_size: int) -> Controller:

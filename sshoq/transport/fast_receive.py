@@ -6,12 +6,13 @@ ACK frames in a batch the newest is read. Whatever else comes, and whatever brea
 library's own way, which this leaves as it is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from sshoq.transport.congestion import Acknowledged, Controller
 from sshoq.transport.events import Address
 from sshoq.transport.frames import STREAM, AckFrame, read_lone_ack, read_stream_frame
+from sshoq.transport.loss_detection import LossDetection
 from sshoq.transport.number_ranges import SeenNumbers
 from sshoq.transport.protection import KeyUpdateError, Opener, ordinary_run
 from sshoq.transport.stream_halves import (
@@ -93,10 +94,13 @@ class FastReceive(Base):
     """The library's word for it."""
 
     controller: Controller
+    detect_early_losses: Callable[..., None]
+    """The library's way, until the handshake is confirmed."""
     _fast_streams: dict[int, Stream]
     """What the library knows as `_loss._cc` and `_streams`."""
     _seen: SeenNumbers
     _opener: Opener
+    _loss_detection: LossDetection
     _round_end: int
     """The number behind the last packet sent when the present round trip began."""
     _arrivals: list[Stream]
@@ -107,6 +111,7 @@ class FastReceive(Base):
         """What has to be there before the library's own beginning."""
         self._seen = SeenNumbers()
         self._opener = Opener()
+        self._loss_detection = LossDetection()
         self._arrivals = []
         self._round_end = 0
         self._unacknowledged_packets = 0
@@ -348,8 +353,9 @@ class FastReceive(Base):
 
     def _acknowledge(self, ranges: list[tuple[int, int]], delay: float, now: float) -> None:
         space, loss = self.application_space, self._loss
-        largest = ranges[-1][1] - 1
-        space.largest_acked_packet = max(space.largest_acked_packet, largest)
+        largest, largest_before = ranges[-1][1] - 1, space.largest_acked_packet
+        space.largest_acked_packet = max(largest_before, largest)
+        self._take_late_packets(ranges, now)
         packets = _take_ranges(cast("dict[int, Any]", space.sent_packets), ranges)
         if not packets:
             return
@@ -359,16 +365,48 @@ class FastReceive(Base):
         if packets[-1].packet_number == largest and eliciting:
             rtt = now - packets[-1].sent_time
             self._measure_round_trip(rtt, delay, now)
+        self._loss_detection.note_arrival(packets[0], largest_before, self._round_trip(), now)
         self._tell_controller([p for p in packets if p.in_flight], rtt, now)
         self._tell_what_arrived(packets)
         self.path_mtu.note_delivered(max([packet.sent_bytes for packet in packets]))
         oldest = next(iter(space.sent_packets), None)
         if oldest is not None and oldest < space.largest_acked_packet:
-            loss._detect_loss(now=now, space=space)
+            self._find_losses(now)
         else:
             space.loss_time = None
         if loss.peer_completed_address_validation:
             loss._pto_count = 0
+
+    def _round_trip(self) -> float:
+        """The latest or the usual one, whichever is longer."""
+        loss = self._loss
+        if not loss._rtt_initialized:
+            return loss._rtt_initial
+        return max(loss._rtt_latest, loss._rtt_smoothed)
+
+    def _take_late_packets(self, ranges: list[tuple[int, int]], now: float) -> None:
+        late = self._loss_detection.find_late(ranges, self._round_trip(), now)
+        if late:
+            self.controller.not_lost(late, sum([packet.sent_bytes for packet in late]), now)
+
+    def detect_losses(self, *, now: float, space: Any) -> None:
+        """In the place of the library's own."""
+        if space is not self.application_space or not self._handshake_confirmed:
+            self.detect_early_losses(now=now, space=space)
+        else:
+            self._find_losses(now)
+
+    def _find_losses(self, now: float) -> None:
+        space, loss = self.application_space, self._loss
+        sent = cast("dict[int, Any]", space.sent_packets)
+        lost, space.loss_time = self._loss_detection.find_lost(
+            sent, space.largest_acked_packet, self._round_trip(), now
+        )
+        if lost:
+            is_persistent = loss._in_persistent_congestion(packets=lost)
+            loss._on_packets_lost(
+                now=now, packets=lost, persistent_congestion=is_persistent, space=space
+            )
 
     def _measure_round_trip(self, rtt: float, delay: float, now: float) -> None:
         """RFC 9002 5.3."""

@@ -1007,6 +1007,8 @@ class FastConnection(SmallSend, Connection):
         self.controller = cast(Controller, self._loss._cc)
         self.pacer = Pacer(configuration.max_datagram_size, self.controller.pacing_rate)
         self._loss._pacer = cast(Any, self.pacer)
+        self.detect_early_losses = self._loss._detect_loss
+        self._loss._detect_loss = self.detect_losses  # type: ignore[method-assign]
         self.controller.watch_losses = self.path_mtu.note_lost
 
     def _initialize(self, peer_cid: bytes) -> None:

@@ -77,6 +77,11 @@ class QueueLosses:
         self._longest = self._longest_before = self._longest_since = 0.0
         self._settling = 0
 
+    @property
+    def line_share(self) -> float:
+        """Lost packets for each that arrives, without a queue's doing."""
+        return (self._line_lost + ASSUMED_LOST) / (self._line_seen + ASSUMED_SEEN)
+
     def begin_round(self) -> None:
         self._lost = self._seen = 0.0
         self._settling = max(0, self._settling - 1)
@@ -107,6 +112,10 @@ class QueueLosses:
         queue = max(self._longest, self._longest_before) - shortest
         self._is_long = rtt > max(shortest + FULL * queue, NEAR * shortest)
 
+    def note_not_lost(self, packets: float) -> None:
+        """They had been told as lost."""
+        self._line_lost = max(0.0, self._line_lost - packets)
+
     def note_lost(self, packets: float) -> bool:
         """Whether by now that is more than the line loses: a queue has overflowed."""
         if not self._is_long:
@@ -114,8 +123,7 @@ class QueueLosses:
                 self._line_lost += packets
             return False
         self._lost += packets
-        share = (self._line_lost + ASSUMED_LOST) / (self._line_seen + ASSUMED_SEEN)
-        expected = share * (self._seen + self._lost)
+        expected = self.line_share * (self._seen + self._lost)
         noise = CHANCE * math.sqrt(expected)
         if self._line_lost >= 1:
             noise += 1  # a line that loses anything at all may well lose one now

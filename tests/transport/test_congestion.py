@@ -58,6 +58,31 @@ def test_one_round_of_losses_counts_once() -> None:
     assert controller.congestion_window < window
 
 
+def test_what_comes_after_all_was_no_loss_to_cubic() -> None:
+    controller = Cubic(SIZE)
+    acknowledge(controller, 1.0)
+    before = controller.congestion_window
+    lost = [Packet(1.05), Packet(1.06), Packet(1.07)]
+    controller.on_packets_lost(now=1.1, packets=lost[:2])
+    controller.on_packets_lost(now=1.11, packets=lost[2:])
+    controller.not_lost(lost[:2], 2 * SIZE, 1.12)
+    assert controller.congestion_window < before
+    controller.not_lost(lost[2:], SIZE, 1.13)
+    assert controller.congestion_window == before
+    assert controller.in_slow_start
+    controller.on_packets_lost(now=1.2, packets=[Packet(1.15)])
+    assert controller.congestion_window == int(before * 0.7)
+
+
+def test_what_comes_after_a_collapse_changes_nothing() -> None:
+    controller = Cubic(SIZE)
+    lost = [Packet(1.05)]
+    controller.on_packets_lost(now=1.1, packets=lost)
+    controller.on_persistent_congestion()
+    controller.not_lost(lost, SIZE, 1.2)
+    assert controller.congestion_window == controller.least_window
+
+
 def test_the_window_comes_back_to_its_summit_and_goes_beyond() -> None:
     controller = Cubic(SIZE)
     controller.congestion_window = 1000 * SIZE
@@ -170,6 +195,27 @@ def test_an_unlucky_beginning_is_not_taken_for_a_full_path(seed: int) -> None:
     before = flow.received
     path.run(4.0)
     assert flow.received - before > 0.75 * 3.0 * 1_250_000
+
+
+@pytest.mark.parametrize("loss", [0.03, 0.05])
+def test_a_bad_line_is_used_all_the_same(loss: float) -> None:
+    """A radio link at its edge, few packets of which are under way."""
+    path = Bottleneck(bytes_per_second=625_000, round_trip=0.06, queue=150_000, loss=loss)
+    flow = path.add("bbr")
+    path.run(8.0)
+    assert flow.received > 0.7 * 8.0 * 625_000
+
+
+@pytest.mark.parametrize("jitter", [0.004, 0.02])
+def test_packets_that_overtake_each_other_are_no_losses(jitter: float) -> None:
+    received = {}
+    for name in CONTROLLERS:
+        path = Bottleneck(bytes_per_second=1_250_000, round_trip=0.05, queue=125_000, jitter=jitter)
+        flow = path.add(name)
+        path.run(8.0)
+        received[name] = flow.received / (8.0 * 1_250_000)
+    assert received["bbr"] > 0.75
+    assert received["cubic"] > 0.5
 
 
 @pytest.mark.parametrize("name", sorted(CONTROLLERS))

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from sshoq.transport.bbr import Bbr, Phase
+from sshoq.transport.bbr import Bbr, Phase, _Snapshot
 from sshoq.transport.congestion import Acknowledged
 from sshoq.transport.rivals import (
     LEAST_KEPT,
@@ -18,7 +18,7 @@ from sshoq.transport.rivals import (
     is_near,
     kept_share,
 )
-from tests.shares import BYTES_PER_SECOND, QUEUES, ROUND_TRIP, SIZE, Path, shares
+from tests.shares import BYTES_PER_SECOND, QUEUES, ROUND_TRIP, SIZE, Packet, Path, shares
 
 SHORT, LONG = 0.05, 0.08
 
@@ -230,3 +230,29 @@ def test_what_the_start_loses_to_its_own_queue_begins_no_contest(queue: float, s
     assert Phase.STARTUP in phases
     assert Phase.CRUISE in phases or Phase.UP in phases
     assert Phase.CONTEST not in phases
+
+
+@pytest.mark.parametrize("phase", [Phase.STARTUP, Phase.UP])
+def test_losses_that_were_none_are_taken_back(phase: Phase) -> None:
+    path = Path(queue=4.0)
+    controller = path.add("bbr").controller
+    assert isinstance(controller, Bbr)
+    while controller.phase is not phase or path.now < 0.3:
+        path.run(path.now + 0.001)
+        assert path.now < 5.0
+    window = controller.congestion_window
+    packets = [Packet(number, path.now - 0.02) for number in range(window // SIZE // 4)]
+    for packet in packets:
+        packet.snapshot = _Snapshot(0, 0.0, 0.0, window, 0, False)
+        controller.lost([packet], SIZE, path.now)
+    if phase is Phase.UP:
+        assert controller.phase is Phase.DOWN
+    assert controller.congestion_window < window
+    controller.not_lost(packets[1:], SIZE * len(packets[1:]), path.now)
+    controller.not_lost(packets[:1], SIZE, path.now)
+    assert controller.phase is phase
+    before = path.dropped
+    path.run(path.now + 1.0)
+    assert controller.congestion_window > 0.9 * window
+    assert controller.phase is not Phase.CONTEST
+    assert path.dropped == before
