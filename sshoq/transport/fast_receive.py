@@ -118,6 +118,11 @@ class FastReceive(Base):
 
     # ------------------------------------------------------------------ packets
 
+    def request_key_update(self) -> None:
+        """The next packet that is sent begins it."""
+        self._opener.note(self.application_keys.recv.aead)
+        super().request_key_update()
+
     def receive_ordinary(
         self, datagrams: Sequence[bytes], start: int, source: Address, now: float
     ) -> int:

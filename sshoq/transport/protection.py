@@ -163,8 +163,14 @@ class Opener:
     def __init__(self) -> None:
         self._aead: LibraryAead | None = None
         self._old_aead: LibraryAead | None = None
-        self._old_until = 0.0
+        self._old_until: float | None = None
         self._first_of_phase: int | None = None
+
+    def note(self, aead: LibraryAead | None) -> None:
+        """The keys in force. To be told before an update begins; others are noticed here."""
+        if aead is not self._aead:
+            self._old_aead, self._aead = self._aead, aead
+            self._old_until = self._first_of_phase = None
 
     def open(
         self,
@@ -181,15 +187,14 @@ class Opener:
         aead, protection = library.aead, library.hp
         if aead is None or protection is None:
             return []
-        if aead is not self._aead:
-            self._old_aead, self._aead = self._aead, aead
-            self._old_until = now + overlap
-            self._first_of_phase = None
+        self.note(aead)
         keys = Keys(aead, protection, cid, library.key_phase)
         opened = open_packets(run, keys, expected)
         if self._old_aead is None:
             return opened
-        if now > self._old_until:
+        if self._old_until is None:
+            self._old_until = now + overlap
+        elif now > self._old_until:
             self._old_aead = None
             return opened
         first = self._first_of_phase

@@ -112,6 +112,18 @@ def test_what_was_under_way_at_a_key_update_is_opened_for_some_time() -> None:
     assert receiver.opened([receiver.seal(21, new)], new, 15.0) == [21]
 
 
+def test_an_update_that_follows_at_once_is_told_beforehand() -> None:
+    receiver = Receiver()
+    old, new = receiver.old, receiver.new
+    newest = next_key_phase(new)
+    newest.hp = old.hp
+    assert receiver.opened([receiver.seal(1, old)], old, 10.0) == [1]
+    receiver.opener.note(new.aead)
+    late = [receiver.seal(2, new), receiver.seal(3, new)]
+    assert receiver.opened(late, newest, 11.0) == [2, 3]
+    assert receiver.opened([receiver.seal(4, newest)], newest, 11.0) == [4]
+
+
 def test_nobody_goes_back_to_older_keys() -> None:
     receiver = Receiver()
     old, new = receiver.old, receiver.new
