@@ -304,10 +304,12 @@ class Engine:
 
     def close(self, code: int, reason: str = "") -> None:
         """End the connection. What is buffered is not sent; `outgoing()` has the
-        CONNECTION_CLOSE.
+        CONNECTION_CLOSE. Of what came in, what was not taken yet does not count any more: it may
+        be that the peer is closed out for what stood before it in the same flight.
         """
         if self._terminated is None:
             self._connection.close_by_application(code, reason)
+            self._events.forget()
             self._collect()
 
     def ping(self) -> None:

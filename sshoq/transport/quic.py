@@ -1124,6 +1124,11 @@ class EventQueue:
             self._waiting_datagrams -= len(event.data) + DATAGRAM_OVERHEAD
         return event
 
+    def forget(self) -> None:
+        """Nobody wants to hear it any more."""
+        self._events.clear()
+        self._waiting_datagrams = 0
+
     def collect(self) -> None:
         """Translate what aioquic has to tell."""
         connection = self._connection

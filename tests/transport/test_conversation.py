@@ -335,6 +335,24 @@ def test_a_broken_rule_ends_only_its_channel() -> None:
     run(main)
 
 
+def test_nothing_counts_that_comes_behind_a_broken_rule_of_the_connection() -> None:
+    """In the same flight, that is: how well the program ended is not for such a server to say."""
+
+    async def main() -> None:
+        async with logged_in() as (client, server):
+            ours, theirs = await open_session(client, server)
+            engine = server.conversation.engine
+            engine.write(engine.open_stream(), b"\x01\x00")
+            theirs.request(ExitStatus(0))
+            theirs.finish()
+            assert (await client.end).cause is Cause.LOCAL
+            assert client.faults == ["the server opened a stream that is no channel"]
+            assert await ours.next_request() is None
+            assert await ours.closed == client.faults[0]
+
+    run(main)
+
+
 def test_the_end_of_the_connection_ends_every_channel() -> None:
     async def main() -> None:
         async with logged_in() as (client, server):
