@@ -12,7 +12,11 @@ import stat
 import struct
 from collections.abc import Callable, Sequence
 
-BACKLOG = 128
+BACKLOG = 1024
+"""Callers that wait to be taken, as many as there may be channels. OpenSSH's 128 are fewer than
+some programs make at once. One that the kernel answers with a SYN cookie, and drops where there is
+no room, takes itself for connected; if it waits to be spoken to, it waits for ever.
+"""
 
 # In the order in which getaddrinfo has them.
 LOOPBACK = ("::1", "127.0.0.1")

@@ -24,6 +24,7 @@ from sshoq.listening import (
 from tests.needs import need_root, need_tools
 
 TCP, UDP = socket.SOCK_STREAM, socket.SOCK_DGRAM
+PATIENCE = 30
 
 
 @pytest.mark.parametrize(
@@ -54,6 +55,18 @@ def test_all_addresses_get_one_port(kind: socket.SocketKind) -> None:
         assert [name[0] for name in names] == ["127.0.0.1", "127.0.0.2"]
         assert len({name[1] for name in names}) == 1
         assert not any(listener.getblocking() for listener in sockets)
+
+
+def test_a_burst_of_callers_finds_room() -> None:
+    """More than OpenSSH has room for: the kernel may drop one that takes himself for connected."""
+    most = int(Path("/proc/sys/net/core/somaxconn").read_text())
+    with ExitStack() as stack:
+        [listener] = open_listeners(("127.0.0.1",), 0, TCP, pytest.fail, pytest.fail)
+        stack.enter_context(listener)
+        for _ in range(min(200, most)):
+            stack.enter_context(socket.create_connection(listener.getsockname(), PATIENCE))
+        for _ in range(min(200, most)):
+            stack.enter_context(listener.accept()[0])
 
 
 @pytest.mark.parametrize("is_last", [False, True])
