@@ -32,9 +32,11 @@ from sshoq.server.privsep import (
 from sshoq.server.privsep_socket import MAX_DESCRIPTORS, PrivsepError, PrivsepSocket, close_all
 from sshoq.wire import Message
 
-MAX_WAITING = 256
-"""Messages kept for a process that reads slowly. It answers in milliseconds; more means that it
-hangs.
+MAX_WAITING = 2048
+MAX_WAITING_BYTES = 8 * 1024 * 1024
+"""Kept for a process that reads slowly: for each of a thousand channels, opened together, a
+question and the word that nobody waits for its answer any more. On a busy machine the other process
+may not have run yet; more means that it hangs.
 """
 
 Receiver = Callable[[Message, list[int]], None]
@@ -49,7 +51,8 @@ class PrivsepLink:
         self._end = end
         self._receiver = receiver
         self._lost = lost
-        self._waiting: deque[tuple[Message, Sequence[int]]] = deque()
+        self._waiting: deque[tuple[Message, Sequence[int], int]] = deque()
+        self._waiting_bytes = 0
         self._loop = asyncio.get_running_loop()
         self._closed = False
         end.socket.setblocking(False)
@@ -60,17 +63,21 @@ class PrivsepLink:
         """
         if self._closed:
             return
-        self._waiting.append((message, descriptors))
+        size = len(message.encode()) if self._waiting else 0
+        self._waiting.append((message, descriptors, size))
+        self._waiting_bytes += size
         if len(self._waiting) == 1:
             self._writable()
-        elif len(self._waiting) > MAX_WAITING:
+        elif len(self._waiting) > MAX_WAITING or self._waiting_bytes > MAX_WAITING_BYTES:
             self._fail(PrivsepError("the other process does not read"))
 
     def _writable(self) -> None:
         try:
             while self._waiting:
-                self._end.send(*self._waiting[0])
+                message, descriptors, size = self._waiting[0]
+                self._end.send(message, descriptors)
                 self._waiting.popleft()
+                self._waiting_bytes -= size
         except BlockingIOError:
             self._loop.add_writer(self._end.fileno(), self._writable)
             return
