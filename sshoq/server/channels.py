@@ -65,7 +65,7 @@ MAX_ENVIRONMENT = 64 * 1024
 MAX_START = MAX_PACKET - 16
 """Bytes of a command with its environment: what the session leader can be told at once."""
 
-INFO, VERBOSE, DEBUG = 1, 2, 3
+ERROR, INFO, VERBOSE, DEBUG = range(4)
 """Levels of `Login.log`."""
 
 NOT_ENTERED = 254
@@ -133,17 +133,23 @@ class ChannelHost:
         channel.refuse(RefusalReason.UNKNOWN_CHANNEL_TYPE, "open failed")
         return None
 
+    def _has_room_for(self, channel: Channel) -> bool:
+        """Within MaxSessions. Else it is refused, and that is told as sshd tells it."""
+        if len(self._sessions) < self._login.max_sessions:
+            return True
+        self._login.log(ERROR, "no more sessions")
+        channel.refuse(RefusalReason.ADMINISTRATIVELY_PROHIBITED, "open failed")
+        return False
+
     def _accept_session(self, channel: Channel) -> Host | None:
-        if len(self._sessions) >= self._login.max_sessions:
-            channel.refuse(RefusalReason.ADMINISTRATIVELY_PROHIBITED, "open failed")
+        if not self._has_room_for(channel):
             return None
         session = SessionHost(channel, self._login, self._agent, self._callers)
         self._sessions.add(session)
         return session
 
     def _accept_files(self, channel: Channel) -> Host | None:
-        if len(self._sessions) >= self._login.max_sessions:
-            channel.refuse(RefusalReason.ADMINISTRATIVELY_PROHIBITED, "open failed")
+        if not self._has_room_for(channel):
             return None
         files = FilesHost(channel, self._login)
         self._sessions.add(files)

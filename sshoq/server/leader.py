@@ -208,7 +208,7 @@ class Leader:
         """The session, perhaps a new one; no more than MaxSessions of them."""
         if number not in self._sessions:
             if len(self._sessions) >= self._rights.config.max_sessions:
-                log.debug("no more sessions")
+                log.error("no more sessions")
                 raise Refusal("too many sessions")
             self._sessions[number] = Session(number)
         return self._sessions[number]

@@ -323,7 +323,7 @@ class Monitor:
     def pass_log_line(self, line: LogLine, _: list[int]) -> None:
         """The log makes it harmless; here it is said whose word it is, and that it ends."""
         suffix = "" if self._phase is Phase.AFTER_LOGIN else " [preauth]"
-        level = min(max(line.level, 1) + log.INFO - 1, log.DEBUG3)
+        level = min(log.ERROR + line.level, log.DEBUG3)
         log.write(level, line.text + suffix)
 
     # ------------------------------------------------------------------ the login

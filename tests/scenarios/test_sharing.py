@@ -143,7 +143,7 @@ def test_many_sessions_at_once(sharer: Sharer) -> None:
 
 
 @pytest.mark.usefixtures("master")
-def test_more_sessions_than_the_server_grants_are_refused(sharer: Sharer) -> None:
+def test_more_sessions_than_the_server_grants_are_refused(sharer: Sharer, client: Client) -> None:
     """MaxSessions is 10; the refused client has nowhere else to go."""
     running = [
         subprocess.Popen(
@@ -162,6 +162,7 @@ def test_more_sessions_than_the_server_grants_are_refused(sharer: Sharer) -> Non
     assert done.returncode == 255
     assert b"Session open refused by peer" in done.stderr
     assert b"Could not resolve hostname somewhere.invalid" in done.stderr
+    wait_until(lambda: "no more sessions\n" in client.server.log(), 30, "the log tells")
     if sharer.program.endswith("sshoq"):
         reason = "session request failed: Session open refused by peer"
         done = sharer.run("true", flags=("-O", "proxy"))

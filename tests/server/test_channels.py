@@ -280,6 +280,7 @@ def test_sessions_beyond_the_limit_are_refused() -> None:
                 assert await channel.ask(Exec("sleep")) is True
             with pytest.raises(ChannelRefused, match="open failed"):
                 await channels[2].opened()
+            assert there.login.lines == ["no more sessions"]
 
     run(main)
 
