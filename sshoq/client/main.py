@@ -8,6 +8,7 @@ are over before any of that.
 import gc
 import os
 import sys
+import time
 
 from sshoq.client.log import FAILED, Failure, Log, write_to_file, write_to_syslog
 from sshoq.config.resolve import Answer, Invocation, resolve
@@ -189,6 +190,7 @@ class Run:
         self._hops = self._find_hops()
         nearest = self._hops[0] if self._hops else self._invocation
         targets = self._resolve(nearest)
+        self._leave_what_was_silent(targets[0])
         word = self._fork()
         if word is not None:
             return self._follow(word)
@@ -222,6 +224,38 @@ class Run:
 
         self._log.debug(f"left to ssh: {place}{line}")
         exec_ssh(self._invocation, os.environ)
+
+    def _leave_what_was_silent(self, target: "HostAddress") -> None:
+        """A host where nobody answered lately is ssh's without another wait."""
+        if not self._may_fall_back or self._hops:
+            return
+        from sshoq.client.fallback import exec_ssh, find_silence
+
+        options = self._options
+        silence = find_silence(options, target, os.environ)
+        now = int(time.time())
+        if silence is None or not silence.remaining(now):
+            return
+        self._log.debug(
+            f"left to ssh: {options.hostname} port {options.quic_port} did not answer by QUIC "
+            f"{now - silence.since} s ago; to be tried again in {silence.remaining(now)} s"
+        )
+        exec_ssh(self._invocation, os.environ)
+
+    def _note_silence(self, target: "HostAddress") -> None:
+        from sshoq.client.fallback import note_silence
+
+        now = int(time.time())
+        silence = note_silence(self._options, target, os.environ, now)
+        if silence is not None:
+            self._log.debug(f"left to ssh at once for the next {silence.remaining(now)} s")
+
+    def _forget_what_was_silent(self) -> None:
+        """The user says that this host speaks SSHOQ, so that an earlier silence means nothing."""
+        from sshoq.client.fallback import forget_silence, is_told_to_speak
+
+        if is_told_to_speak(self._options) and not self._hops:
+            forget_silence(self._options, os.environ)
 
     def _tell_what_has_no_effect(self) -> None:
         if self._log.level < DEBUG1:
@@ -347,11 +381,12 @@ class Run:
     ) -> int:
         """The first flight is in the air: load the rest, then go on with it."""
         first = self._load_engine(begun, wish)
+        self._forget_what_was_silent()
         import asyncio
 
         from sshoq.client.fallback import TRY_SECONDS
         from sshoq.client.online import Departure, go_online
-        from sshoq.client.opening import Unreachable
+        from sshoq.client.opening import Silent, Unreachable
         from sshoq.client.prompt import Prompter, PromptInterrupted
         from sshoq.client.signals import die_of
 
@@ -377,6 +412,8 @@ class Run:
             with asyncio.Runner() as runner:  # made first: it may not come about
                 return runner.run(go_online(departure))
         except Unreachable as error:
+            if self._may_fall_back and not self._hops and isinstance(error, Silent):
+                self._note_silence(targets[0])
             return self._meet_silence(str(error), getattr(error, "place", None))
         except PromptInterrupted as interrupted:
             die_of(interrupted.number)
@@ -385,9 +422,10 @@ class Run:
     def _note_reached(self) -> None:
         """From now on this host does not fall back."""
         if self._may_fall_back:
-            from sshoq.client.fallback import remember_reached
+            from sshoq.client.fallback import forget_silence, remember_reached
 
             remember_reached(self._options)
+            forget_silence(self._options, os.environ)
             self._tell_what_has_no_effect()
 
     def _meet_silence(self, reason: str, place: str | None) -> int:

@@ -38,6 +38,10 @@ class Unreachable(Exception):
     """No handshake came about: str() says why, in the words of strerror()."""
 
 
+class Silent(Unreachable):
+    """Nothing at all was heard from there."""
+
+
 class _EagerConversation(Conversation):
     """Believes an ICMP error at once while it is connecting: there is nothing yet to be lost."""
 
@@ -115,7 +119,8 @@ class ClientConversation:
         except TimeoutError:
             self.give_up("Connection timed out")
             self.ready.exception()
-            raise Unreachable("Connection timed out") from None
+            kind = Unreachable if self._udp.received else Silent
+            raise kind("Connection timed out") from None
 
     def give_up(self, reason: str) -> None:
         if not self.ready.done():
@@ -309,7 +314,7 @@ async def reach(
     loop = asyncio.get_running_loop()
     deadline = None if patience is None else loop.time() + patience
     flight: Flight | OSError | None = first
-    reason = "failure"
+    failure = Unreachable("failure")
     tries = [target for _ in range(max(1, attempts)) for target in targets]
     for number, target in enumerate(tries):
         if number and number % len(targets) == 0:
@@ -321,12 +326,12 @@ async def reach(
         try:
             return await _try_address(target, wish, host, log, flight, wait)
         except Unreachable as error:
-            reason = str(error)
-            log.debug(f"connect to address {target.ip} port {target.port}: {reason}")
+            failure = error
+            log.debug(f"connect to address {target.ip} port {target.port}: {error}")
         flight = None
         if deadline is not None and loop.time() >= deadline:
             break
-    raise Unreachable(reason)
+    raise failure
 
 
 async def _try_address(

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import base64
 import os
+import socket
 import stat
 from pathlib import Path
 
 import pytest
 
 from sshoq.client import fallback
-from sshoq.client.fallback import find_ssh, may_fall_back, remember_reached, was_reached
+from sshoq.client.addresses import HostAddress
+from sshoq.client.fallback import (
+    find_silence,
+    find_ssh,
+    forget_silence,
+    may_fall_back,
+    note_silence,
+    remember_reached,
+    silence_path,
+    was_reached,
+)
 from sshoq.config.resolve import Invocation, resolve
 from sshoq.config.surroundings import Paths, Surroundings
 
@@ -70,6 +81,58 @@ def test_host_once_reached_is_remembered_by_name_and_port(home: Path) -> None:
 def test_home_that_cannot_be_written_is_no_error(home: Path) -> None:
     (home / ".ssh").write_text("a file in the way")
     remember_reached(invocation(home, "host").options)
+
+
+# --------------------------------------------------------------------------- silence
+
+
+HERE = HostAddress(socket.AF_INET, ("127.0.0.1", 443))
+NOWHERE = HostAddress(socket.AF_INET, ("255.255.255.255", 443))
+
+
+def test_silence_is_kept_in_the_cache(home: Path) -> None:
+    assert silence_path({}) == f"{home}/.cache/sshoq/silent"
+    assert silence_path({"XDG_CACHE_HOME": ""}) == silence_path({"XDG_CACHE_HOME": "relative"})
+    assert silence_path({"XDG_CACHE_HOME": "relative"}) == f"{home}/.cache/sshoq/silent"
+    assert silence_path({"XDG_CACHE_HOME": "/cache"}) == "/cache/sshoq/silent"
+
+
+def test_silence_is_found_until_it_is_forgotten(home: Path) -> None:
+    options = invocation(home, "host").options
+    forget_silence(options, {})
+    assert find_silence(options, HERE, {}) is None
+    assert not (home / ".cache").exists()
+    noted = note_silence(options, HERE, {}, 1000)
+    assert noted is not None
+    assert find_silence(options, HERE, {}) == noted
+    assert find_silence(invocation(home, "-p", "444", "host").options, HERE, {}) is None
+    assert find_silence(invocation(home, "-b", "127.0.0.2", "host").options, HERE, {}) is None
+    forget_silence(options, {})
+    assert find_silence(options, HERE, {}) is None
+
+
+def test_without_an_ssh_the_host_is_tried(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = invocation(home, "host").options
+    note_silence(options, HERE, {}, 1000)
+    monkeypatch.setattr(fallback, "find_ssh", lambda environ: None)
+    assert find_silence(options, HERE, {}) is None
+
+
+def test_without_a_way_to_the_host_there_is_nothing_to_note(home: Path) -> None:
+    assert note_silence(invocation(home, "host").options, NOWHERE, {}, 1000) is None
+
+
+def test_no_silence_is_noted_where_an_answer_could_not_be(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the cache may be written: a host that has answered would be left to ssh for longer
+    than it is silent."""
+    options = invocation(home, "host").options
+    monkeypatch.setattr(os, "access", lambda path, mode: path != str(home))
+    environ = {"XDG_CACHE_HOME": str(tmp_path)}
+    assert note_silence(options, HERE, environ, 1000) is None
+    (home / ".ssh").mkdir()
+    assert note_silence(options, HERE, environ, 1000) is not None
 
 
 def test_own_program_is_never_taken_for_ssh(tmp_path: Path) -> None:

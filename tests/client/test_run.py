@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Coroutine
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -562,6 +565,98 @@ def test_transport_ssh_becomes_ssh(fake_ssh: dict[str, str]) -> None:
 def test_auto_falls_back_to_ssh_when_nobody_speaks_sshoq(fake_ssh: dict[str, str]) -> None:
     result = call("-p", str(unused_port()), "127.0.0.1", "x", environ=fake_ssh)
     assert (result.status, result.errors) == (42, "")
+
+
+class Deaf:
+    """A port where everything gets lost, and runs of the client that try it."""
+
+    def __init__(self, sock: socket.socket, environ: dict[str, str]) -> None:
+        self.place = f"127.0.0.1 port {sock.getsockname()[1]}"
+        self.environ = environ
+        self.socket = sock
+
+    def call(self, *words: str) -> Result:
+        port = str(self.socket.getsockname()[1])
+        return call("-v", "-p", port, *words, "127.0.0.1", "x", environ=self.environ)
+
+    def was_tried(self) -> bool:
+        """Since this was asked before."""
+        count = 0
+        with suppress(BlockingIOError):
+            while self.socket.recv(2048):
+                count += 1
+        return count > 0
+
+
+@pytest.fixture
+def deaf(fake_ssh: dict[str, str], tmp_path: Path) -> Iterator[Deaf]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.setblocking(False)
+        yield Deaf(sock, fake_ssh | {"XDG_CACHE_HOME": str(tmp_path / "cache")})
+
+
+def test_a_silent_host_is_tried_once_and_then_left_to_ssh_for_a_while(deaf: Deaf) -> None:
+    result = deaf.call()
+    assert result.status == 42
+    assert "debug1: left to ssh at once for the next 300 s\n" in result.errors
+    assert deaf.was_tried()
+    result = deaf.call()
+    assert result.status == 42
+    assert f"debug1: left to ssh: {deaf.place} did not answer by QUIC " in result.errors
+    assert not deaf.was_tried()
+
+
+def test_after_a_while_a_silent_host_is_tried_again_and_left_alone_for_longer(
+    deaf: Deaf, tmp_path: Path
+) -> None:
+    deaf.call()
+    path = tmp_path / "cache" / "sshoq" / "silent"
+    *words, since = path.read_text().split()
+    path.write_text("{}\n{} {} {} {}\n".format(*words, int(since) - 300))
+    assert deaf.was_tried()
+    assert "debug1: left to ssh at once for the next 1200 s\n" in deaf.call().errors
+    assert deaf.was_tried()
+
+
+@pytest.mark.parametrize("words", [["-o", "Transport=quic"], ["-o", "URLPath=/path"]])
+def test_whoever_asks_for_sshoq_gets_it_and_has_it_tried_from_then_on(
+    deaf: Deaf, words: list[str]
+) -> None:
+    deaf.call()
+    result = deaf.call("-o", "ConnectTimeout=1", *words)
+    assert result.errors.endswith("Connection timed out\n")
+    assert deaf.was_tried()
+    deaf.call()
+    assert deaf.was_tried()
+
+
+def test_a_host_that_answers_something_is_not_noted_as_silent(deaf: Deaf) -> None:
+    """What comes back is no QUIC of ours, but somebody is there."""
+    stop = threading.Event()
+
+    def answer() -> None:
+        while not stop.is_set():
+            if select.select([deaf.socket], [], [], 0.05)[0]:
+                _, whence = deaf.socket.recvfrom(2048)
+                deaf.socket.sendto(b"whatever", whence)
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    try:
+        result = deaf.call()
+    finally:
+        stop.set()
+        thread.join()
+    assert result.status == 42
+    assert f"debug1: no SSHOQ at {deaf.place}: Connection timed out\n" in result.errors
+    assert "left to ssh at once" not in result.errors
+
+
+def test_a_refusal_is_quick_and_not_noted(fake_ssh: dict[str, str], tmp_path: Path) -> None:
+    environ = fake_ssh | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    call("-p", str(unused_port()), "127.0.0.1", "x", environ=environ)
+    assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.parametrize(
