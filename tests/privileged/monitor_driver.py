@@ -96,7 +96,10 @@ class Monitor:
     # ------------------------------------------------------------------ login
 
     def expect(self, kind: type[SomeMessage], end: PrivsepSocket | None = None) -> SomeMessage:
-        message, descriptors = receive(end or self.network)
+        try:
+            message, descriptors = receive(end or self.network)
+        except PeerGone as error:
+            raise PeerGone(f"{error}; its log: {self.log}") from None
         close_all(descriptors)
         assert isinstance(message, kind), message
         return message
