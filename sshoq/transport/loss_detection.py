@@ -27,7 +27,7 @@ MEMORY = 5.0
 """Seconds for which overtaking is remembered, once or twice."""
 
 MOST_GIVEN_UP = 1024
-GIVEN_UP_FOR = 4.0
+GIVEN_UP_FOR = 3.0
 """Round trips after it was sent, until a packet that was given up is forgotten."""
 
 
