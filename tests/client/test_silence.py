@@ -126,13 +126,21 @@ def test_a_cut_file_has_what_is_whole(length: int) -> None:
         assert is_in(text, host) == (whole.find(host, HOME) is not None)
 
 
-@pytest.mark.parametrize("line", ["{0} {1} 0 5", "{0} {1} 100 5", "{0} {1} -1 5", "{0} {1} 1",
-                                  "{1} {0} 1 5", "{0} {1} 1 1234567890123"])
-def test_lines_that_nobody_wrote_are_left_out(line: str) -> None:
-    text = "00" * 16 + "\n" + line.format("11" * 16, "22" * 8) + "\n"
-    assert parse(text.encode()).known == ()
-    assert len(parse(text.replace(line.format("11" * 16, "22" * 8),
-                                  f"{'11' * 16} {'22' * 8} 1 5").encode()).known) == 1
+@pytest.mark.parametrize(
+    ("line", "is_one"),
+    [
+        ("{host} {network} 1 5", True),
+        ("{host} {network} 0 5", False),
+        ("{host} {network} 100 5", False),
+        ("{host} {network} -1 5", False),
+        ("{host} {network} 1", False),
+        ("{network} {host} 1 5", False),
+        ("{host} {network} 1 1234567890123", False),
+    ],
+)
+def test_lines_that_nobody_wrote_are_left_out(line: str, is_one: bool) -> None:
+    line = line.format(host="11" * 16, network="22" * 8)
+    assert len(parse(f"{'00' * 16}\n{line}\n".encode()).known) == is_one
 
 
 # --------------------------------------------------------------------------- as a file
