@@ -149,9 +149,9 @@ class _Way:
         options = following.options
         # Where that is, only the jump host knows.
         target = HostAddress(socket.AF_UNSPEC, (options.hostname, options.quic_port))
-        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        relayed, far = RelayedSocket.pair(target.address)
         self._start(UdpEnd(far).join(channel))
-        return launch_on(RelayedSocket(near, target.address), target, self._link(following))
+        return launch_on(relayed, target, self._link(following))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         self._relays.append(self._group.create_task(work))

@@ -232,6 +232,14 @@ class RelayedSocket(UdpSocket):
         super().__init__(end, segmentation=False, coalescing=False)
         self._peer = plain_address(peer)
 
+    @classmethod
+    def pair(cls, peer: Address) -> "tuple[RelayedSocket, socket.socket]":
+        """One, and the other end, with as much room towards here: whoever has that hands on in one
+        go what came while the machine was busy."""
+        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        _try_option(far, socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_SIZE)
+        return cls(near, peer), far
+
     def send(self, datagrams: Sequence[bytes], address: Address | None = None) -> None:
         with suppress(ConnectionError):  # the other end has gone, which its owner has noticed
             super().send(datagrams)

@@ -10,7 +10,7 @@ import pytest
 
 from sshoq.transport import udp
 from sshoq.transport.events import plain_address
-from sshoq.transport.udp import Batch, UdpSocket, UdpTransport
+from sshoq.transport.udp import Batch, RelayedSocket, UdpSocket, UdpTransport
 
 ROUNDS = 2000
 
@@ -193,6 +193,21 @@ def test_a_datagram_too_large_for_the_path_is_lost_quietly(
     sender.send([b"lost"])
     sender.send([b"arrives"])
     assert read_all(pair[1], 1) == [b"arrives"]
+
+
+def test_a_relayed_socket_has_as_much_room_either_way() -> None:
+    """Who has the other end hands on in one go what came while the machine was busy."""
+    relayed, end = RelayedSocket.pair(("192.0.2.1", 443))
+    with end:
+        rooms = {
+            one.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) for one in (relayed.socket, end)
+        }
+        assert len(rooms) == 1
+        relayed.send([b"there"], ("192.0.2.1", 443))
+        assert end.recv(100) == b"there"
+        end.send(b"back")
+        assert relayed.receive() == [(("192.0.2.1", 443), [b"back"])]
+        relayed.close()
 
 
 def test_a_closed_port_is_told_and_stops_nothing() -> None:
