@@ -511,9 +511,7 @@ class Bbr(Controller):
         self._rate.next_period()
 
     def _in_down(self, batch: Acknowledged) -> None:
-        # Where round trips vary, more is under way than a model of the shortest one says.
-        rest = self._pipe(self.rate) + self._extra.value
-        if self.bytes_in_flight <= min(rest, self._room_with_headroom()):
+        if self.bytes_in_flight <= min(self._pipe(self.rate), self._room_with_headroom()):
             self._enter(Phase.CRUISE)
 
     def _in_cruise(self, batch: Acknowledged) -> None:
