@@ -21,6 +21,10 @@ LEGACY_USER_AGENT = "SSH 3.0 h4sh5/sshoq 0.1.5"
 """What a Go server from before the specification had a name accepts."""
 
 
+class NoSuchPath(Failure):
+    """There is nothing for us at the path that was asked for."""
+
+
 class LoginRequests:
     """One after another, until one is accepted."""
 
@@ -39,11 +43,19 @@ class LoginRequests:
         options = self._options
         if max(len(options.user), len(options.url_path)) > MAX_NAME:
             raise Failure(f"{self.place}: the user's name or the path is too long for a request")
+        return self._request(options.user, authorization)
+
+    def build_probe(self) -> ConnectRequest:
+        """It names nobody, so that it may go to anybody."""
+        return self._request("", None)
+
+    def _request(self, user: str, authorization: str | None) -> ConnectRequest:
+        options = self._options
         host = f"[{options.hostname}]" if ":" in options.hostname else options.hostname
         return ConnectRequest(
             authority=f"{host}:{options.quic_port}",
             path=options.url_path,
-            user=options.user,
+            user=user,
             authorization=authorization,
             user_agent=self._user_agent,
         )
@@ -60,6 +72,9 @@ class LoginRequests:
         if response.status == 403 and self._user_agent is None and _is_legacy(response):
             self._user_agent = LEGACY_USER_AGENT
             return None
+        if response.status == 404:
+            path = self._options.url_path
+            raise NoSuchPath(f"{self.place}: no SSHOQ server at path {path} (404)")
         if response.status != 401:
             raise Failure(self._complaint(response))
         reply = Reply(False, response.methods, response.is_partial)
@@ -70,8 +85,6 @@ class LoginRequests:
         return reply._replace(challenge=challenge_in(response.challenge))
 
     def _complaint(self, response: ResponseHead) -> str:
-        if response.status == 404:
-            return f"{self.place}: no SSHOQ server at path {self._options.url_path} (404)"
         if response.status == 403:
             server = response.server or "unnamed"
             return f"{self.place}: the server refuses our version (403); it is {server}"

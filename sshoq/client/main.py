@@ -237,7 +237,7 @@ class Run:
         if silence is None or not silence.remaining(now):
             return
         self._log.debug(
-            f"left to ssh: {options.hostname} port {options.quic_port} did not answer by QUIC "
+            f"left to ssh: {options.hostname} port {options.quic_port} did not answer by SSHOQ "
             f"{now - silence.since} s ago; to be tried again in {silence.remaining(now)} s"
         )
         exec_ssh(self._invocation, os.environ)
@@ -386,7 +386,7 @@ class Run:
 
         from sshoq.client.fallback import TRY_SECONDS
         from sshoq.client.online import Departure, go_online
-        from sshoq.client.opening import Silent, Unreachable
+        from sshoq.client.opening import Foreign, Silent, Unreachable
         from sshoq.client.prompt import Prompter, PromptInterrupted
         from sshoq.client.signals import die_of
 
@@ -403,6 +403,7 @@ class Run:
             patience,
             self._background,
             self._note_reached,
+            self._may_fall_back,
             self._hops,
             self._link_wish,
         )
@@ -412,7 +413,7 @@ class Run:
             with asyncio.Runner() as runner:  # made first: it may not come about
                 return runner.run(go_online(departure))
         except Unreachable as error:
-            if self._may_fall_back and not self._hops and isinstance(error, Silent):
+            if self._may_fall_back and not self._hops and isinstance(error, Silent | Foreign):
                 self._note_silence(targets[0])
             return self._meet_silence(str(error), getattr(error, "place", None))
         except PromptInterrupted as interrupted:

@@ -18,8 +18,8 @@ from sshoq.client.early import EarlyWork, Work, open_files, open_session, open_s
 from sshoq.client.first_flight import Flight, LinkWish
 from sshoq.client.identities import Candidate, gather_keys, is_understood, login_wishes
 from sshoq.client.log import Failure, Log, lead_nowhere
-from sshoq.client.login_request import KEY_PREFIX, LoginRequests, may_let_in
-from sshoq.client.opening import ClientConversation, reach
+from sshoq.client.login_request import KEY_PREFIX, LoginRequests, NoSuchPath, may_let_in
+from sshoq.client.opening import ClientConversation, Foreign, reach
 from sshoq.client.prompt import Prompter, run_with_prompts
 from sshoq.client.session import (
     Ending,
@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 
 FAILED = 255
 
+PROBE_SECONDS = 3.0
+"""For the answer of what may be no SSHOQ server."""
+
 
 class Departure(NamedTuple):
     """What has happened before the event loop runs."""
@@ -61,7 +64,9 @@ class Departure(NamedTuple):
     patience: float | None
     background: Background | None
     on_reached: Callable[[], None]
-    """Called when the server has answered."""
+    """Called when an SSHOQ server has answered."""
+    may_fall_back: bool = False
+    """The host may be none, and is then to be left to ssh."""
     hops: Sequence[Invocation] = ()
     """Jump hosts; `targets`, `link` and `first` are then the nearest one's."""
     link_wish: Callable[[Invocation], LinkWish] | None = None
@@ -88,6 +93,7 @@ class _Run:
         self._shown_key: PublicKey | None = None
         self._host_keys: Channel | None = None
         self._nearest: ClientConversation | None = None
+        self._was_reached = False
         background = departure.background
         self._will_be_master = background is not None and background.is_master
 
@@ -106,8 +112,29 @@ class _Run:
             self._display.begin()
         with catching(FATAL, self._die):
             async with self._way() as client:
-                self._departure.on_reached()
-                return await self._converse(client)
+                return await self._converse_if_ours(client)
+
+    async def _converse_if_ours(self, client: ClientConversation) -> int:
+        """Foreign where the host may be left to ssh, and is no SSHOQ server for us."""
+        if not self._departure.may_fall_back:
+            return await self._converse(client)
+        await self._make_sure(client)
+        try:
+            return await self._converse(client)
+        except NoSuchPath as failure:
+            raise Foreign(failure.lines[0]) from None
+
+    async def _make_sure(self, client: ClientConversation) -> None:
+        """That it is no web server, whose key nobody has to be asked about. Ours say who they are
+        with the handshake, and of others it takes one answer."""
+        if not (await client.settled_traits()).is_go:
+            return
+        response = None
+        with suppress(Failure, TimeoutError):
+            async with asyncio.timeout(PROBE_SECONDS):
+                response = await client.answer_to(self._requests.build_probe())
+        if response is None or response.version is None:
+            raise Foreign("what answers there is no SSHOQ server")
 
     def _die(self, number: int) -> None:
         """Of a signal, but not before the server knows."""
@@ -156,7 +183,8 @@ class _Run:
 
     async def _log_in_to_hop(self, hop: Invocation, client: ClientConversation) -> None:
         options = hop.options
-        run = _Run(self._departure._replace(invocation=hop, hops=()))
+        departure = self._departure._replace(invocation=hop, hops=(), on_reached=lambda: None)
+        run = _Run(departure)
         await run._log_in(client)
         async with run._updating_host_keys(client, ahead=True):
             pass  # our way leads on
@@ -358,12 +386,19 @@ class _Run:
         elif authorization is not None and authorization.startswith(KEY_PREFIX):
             await self._early.speculate(client, self._work_ahead, answer)
         reply = self._requests.judge(await answer, client.conversation.traits)
+        self._note_reached()
         if reply is not None and reply.accepted:
             await self._early.settle()
             return reply
         self._early.drop()  # refused with the login
         self._host_keys = None
         return await self._try(client, authorization) if reply is None else reply
+
+    def _note_reached(self) -> None:
+        """Once: the path is one of an SSHOQ server's."""
+        if not self._was_reached:
+            self._was_reached = True
+            self._departure.on_reached()
 
     @property
     def _work_ahead(self) -> Work:

@@ -42,6 +42,10 @@ class Silent(Unreachable):
     """Nothing at all was heard from there."""
 
 
+class Foreign(Unreachable):
+    """Somebody answers there who is no SSHOQ server for us, such as a web server's HTTP/3."""
+
+
 class _EagerConversation(Conversation):
     """Believes an ICMP error at once while it is connecting: there is nothing yet to be lost."""
 

@@ -1,4 +1,4 @@
-"""Which hosts did not answer by QUIC lately, so that ssh need not wait for their silence each time.
+"""Which hosts did not speak SSHOQ lately, so that ssh need not wait for their silence each time.
 
 A memory that may be lost, or removed, at any time: whatever is wrong with it, the host is tried.
 Names are as private as in a hashed known_hosts. It is asked about hosts alone that never answered;

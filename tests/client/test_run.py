@@ -603,7 +603,7 @@ def test_a_silent_host_is_tried_once_and_then_left_to_ssh_for_a_while(deaf: Deaf
     assert deaf.was_tried()
     result = deaf.call()
     assert result.status == 42
-    assert f"debug1: left to ssh: {deaf.place} did not answer by QUIC " in result.errors
+    assert f"debug1: left to ssh: {deaf.place} did not answer by SSHOQ " in result.errors
     assert not deaf.was_tried()
 
 
@@ -705,3 +705,87 @@ def test_auto_leaves_to_ssh_what_is_not_there_yet(fake_ssh: dict[str, str]) -> N
     result = call("-p", str(port), "-D", "1080", "127.0.0.1", "x", environ=fake_ssh)
     assert result.status == 42
     assert b"[-D][1080]" in result.output
+
+
+# --------------------------------------------------------------------------- somebody else
+
+
+class WebServersAnswer(Response):
+    """Of a server that knows nothing of us."""
+
+    __slots__ = ()
+
+    def fields(self, wall_clock: float) -> list[tuple[bytes, bytes]]:
+        return [(b":status", b"%d" % self.status), (b"server", b"nginx/1.27")]
+
+
+def hang_up(server: LittleServer) -> None:
+    server.decide = lambda stream_id, request: server.conversation.close(0x10E)
+
+
+def call_unknown(
+    tmp_path: Path, environ: dict[str, str], answer: Response, extensions: Extension | None,
+    prepare: Callable[[LittleServer], None] = lambda server: None,
+) -> tuple[Result, LittleServer]:  # fmt: skip
+    async def test() -> tuple[Result, LittleServer]:
+        async with listening(lambda request: answer, extensions=extensions, prepare=prepare) as it:
+            options = ["-v", "-oBatchMode=yes", f"-oUserKnownHostsFile={tmp_path}/known_hosts"]
+            result = await run_client(
+                *options, "-p", str(it.port), "me@127.0.0.1", "x",
+                environ=environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")},
+            )  # fmt: skip
+        return result, it.server
+
+    return asyncio.run(test())
+
+
+@pytest.mark.parametrize("status", [200, 404, 405])
+def test_a_web_server_is_left_to_ssh_and_told_nothing(
+    fake_ssh: dict[str, str], tmp_path: Path, status: int
+) -> None:
+    """Nor is anybody asked about its key."""
+    result, server = call_unknown(tmp_path, fake_ssh, WebServersAnswer(status), None)
+    assert result.status == 42
+    assert ": what answers there is no SSHOQ server\n" in result.errors
+    assert "debug1: left to ssh at once for the next 300 s\n" in result.errors
+    [request] = server.requests
+    assert not request.user
+    assert request.authorization is None
+
+
+def test_a_web_server_that_hangs_up_is_left_to_ssh(
+    fake_ssh: dict[str, str], tmp_path: Path
+) -> None:
+    result, _ = call_unknown(tmp_path, fake_ssh, NOT_FOUND, None, hang_up)
+    assert result.status == 42
+
+
+def test_a_go_server_is_not(fake_ssh: dict[str, str], tmp_path: Path) -> None:
+    result, _ = call_unknown(tmp_path, fake_ssh, UNAUTHORIZED, None)
+    assert result.status == 255
+    assert "\nHost key verification failed.\n" in result.errors
+
+
+def test_a_server_of_ours_with_nothing_at_the_path_is_left_to_ssh(
+    fake_ssh: dict[str, str], tmp_path: Path
+) -> None:
+    words = ["-oStrictHostKeyChecking=no", f"-oUserKnownHostsFile={tmp_path}/known_hosts"]
+
+    async def test() -> Result:
+        async with listening(lambda request: NOT_FOUND) as it:
+            environ = fake_ssh | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+            return await run_client(
+                *words, "-p", str(it.port), "me@127.0.0.1", "x", environ=environ
+            )
+
+    assert asyncio.run(test()).status == 42
+
+
+def test_whoever_asks_for_sshoq_hears_that_there_is_none(keys: list[str]) -> None:
+    async def test() -> None:
+        async with listening(lambda request: WebServersAnswer(404), extensions=None) as listener:
+            result = await run_client(*to(listener, keys[0]), "x")
+        assert result.status == 255
+        assert "no SSHOQ server at path /secret (404)" in result.errors
+
+    run(test())

@@ -1,4 +1,4 @@
-"""The memory of hosts that did not answer by QUIC: for how long, how many, in which files."""
+"""The memory of hosts that did not speak SSHOQ: for how long, how many, in which files."""
 
 from __future__ import annotations
 
