@@ -25,7 +25,9 @@ from sshoq.transport.congestion import (
     count_sent,
 )
 from sshoq.transport.rivals import (
+    ASSUMED_SEEN,
     DEEP,
+    MOST_REMEMBERED,
     PACE,
     PATIENCE,
     Contest,
@@ -205,11 +207,14 @@ class Bbr(Controller):
         self._limited_until = 0
         self._sample_is_limited = False
         self._round_losses = 0
-        self._round_lost = 0.0
+        self._round_lost = 0
         self._round_delivered_from = 0
         self._round_rate = 0.0
         self._round_in_flight = 0.0
-        self._round_rtt = float("inf")
+        self._round_rtt, self._round_longest = float("inf"), 0.0
+        self._is_bare = False
+        self._bare_lost = self._bare_seen = 0.0
+        """Packets, in rounds without a queue."""
 
     # ------------------------------------------------------------------ what follows from the model
 
@@ -302,6 +307,7 @@ class Bbr(Controller):
             return
         self._latest_rtt = rtt
         self._round_rtt = min(self._round_rtt, rtt)
+        self._round_longest = max(self._round_longest, rtt)
         stale = now > self._probe_rtt_at + PROBE_RTT_INTERVAL
         if rtt <= self._probe_rtt_min or stale:
             self._wants_probe_rtt = stale and rtt > self._probe_rtt_min
@@ -337,16 +343,28 @@ class Bbr(Controller):
             self._look_for_full_pipe(heavy and self._round_losses >= STARTUP_LOSSES)
         elif self.phase not in PROBING and heavy:
             self._yield()
+        self._note_bare_round(delivered)
         self._last_rtt = self._round_rtt
         self._round_delivered_from = self._delivered
-        self._round_lost, self._round_losses = 0.0, 0
+        self._round_lost = self._round_losses = 0
         self._round_rate = 0.0
         self._round_in_flight = 0.0
-        self._round_rtt = float("inf")
+        self._round_rtt, self._round_longest = float("inf"), 0.0
+
+    def _note_bare_round(self, delivered: float) -> None:
+        """What is lost in the second of two rounds without any queue is the line's."""
+        was_bare, self._is_bare = self._is_bare, is_near(self._round_longest, self._min_rtt)
+        if not (was_bare and self._is_bare):
+            return
+        self._bare_lost += self._round_lost / self.datagram_size
+        self._bare_seen += delivered / self.datagram_size
+        if self._bare_seen > MOST_REMEMBERED:
+            self._bare_seen /= 2
+            self._bare_lost /= 2
 
     def _is_heavy(self, lost: float, under_way: float) -> bool:
         """Whether more was lost than noise takes, of so many bytes."""
-        line = min(self._queue_losses.line_share, MOST_OF_LINE)
+        line = min(self._bare_lost / (self._bare_seen + ASSUMED_SEEN), MOST_OF_LINE)
         limit = max(LOSS_LIMIT, line + LOSS_LIMIT / 2) * under_way / self.datagram_size
         return lost / self.datagram_size > limit + CHANCE * math.sqrt(limit)
 
@@ -374,16 +392,15 @@ class Bbr(Controller):
 
     def lost(self, packets: list[Sent], count: int, now: float) -> None:
         self._keep_in_mind(packets, now)
-        later = self._later_than_startup(packets)
         self._lost += count
-        self._round_lost += count if self.phase is Phase.STARTUP else later * self.datagram_size
+        self._round_lost += count
         self._round_losses += 1
         # What was lost is not replaced before something has arrived.
         self.congestion_window = max(self.congestion_window - count, self.least_window)
-        if self._queue_losses.note_lost(later):
+        if self._queue_losses.note_lost(self._later_than_startup(packets)):
             self._give_way(packets, count, now)
         snapshot = _snapshot_of(packets[-1])
-        if snapshot is None or self.phase is not Phase.UP or not later:
+        if snapshot is None or self.phase is not Phase.UP:
             return
         if self._is_heavy(self._lost - snapshot.lost, snapshot.in_flight):
             if not snapshot.is_limited:
@@ -409,7 +426,7 @@ class Bbr(Controller):
 
     def not_lost(self, packets: Sequence[Sent], count: int, now: float) -> None:
         self._lost -= count
-        self._round_lost = max(0.0, self._round_lost - count)
+        self._round_lost = max(0, self._round_lost - count)
         self._queue_losses.note_not_lost(len(packets))
         before = self._before
         if before is None:

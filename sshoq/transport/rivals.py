@@ -66,16 +66,14 @@ class QueueLosses:
         "_longest_since",
         "_lost",
         "_seen",
-        "_seen_before",
         "_settling",
     )
 
     def __init__(self) -> None:
         self._is_long = False
         self._line_lost = self._line_seen = 0.0
-        self._lost = self._seen = self._seen_before = 0.0
-        """Of this round, while round trips were long; and of the one before, as what is lost comes
-        to light a round later."""
+        self._lost = self._seen = 0.0
+        """Of this round, while round trips were long."""
         self._longest = self._longest_before = self._longest_since = 0.0
         self._settling = 0
 
@@ -85,7 +83,7 @@ class QueueLosses:
         return (self._line_lost + ASSUMED_LOST) / (self._line_seen + ASSUMED_SEEN)
 
     def begin_round(self) -> None:
-        self._seen_before, self._seen, self._lost = self._seen, 0.0, 0.0
+        self._lost = self._seen = 0.0
         self._settling = max(0, self._settling - 1)
 
     def settle(self) -> None:
@@ -125,9 +123,9 @@ class QueueLosses:
                 self._line_lost += packets
             return False
         self._lost += packets
-        expected = self.line_share * (self._seen_before + self._seen + self._lost)
+        expected = self.line_share * (self._seen + self._lost)
         noise = CHANCE * math.sqrt(expected)
-        if self._line_lost >= 1 or self._line_seen < ASSUMED_SEEN:
+        if self._line_lost >= 1:
             noise += 1  # a line that loses anything at all may well lose one now
         if self._lost <= expected + noise:
             return False

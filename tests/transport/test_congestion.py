@@ -199,11 +199,11 @@ def test_an_unlucky_beginning_is_not_taken_for_a_full_path(seed: int) -> None:
 
 @pytest.mark.parametrize("loss", [0.03, 0.05])
 def test_a_bad_line_is_used_all_the_same(loss: float) -> None:
-    """A radio link at its edge, few packets of which are under way."""
-    path = Bottleneck(bytes_per_second=625_000, round_trip=0.06, queue=150_000, loss=loss)
+    """A radio link at its edge."""
+    path = Bottleneck(bytes_per_second=2_500_000, round_trip=0.1, queue=250_000, loss=loss)
     flow = path.add("bbr")
     path.run(8.0)
-    assert flow.received > 0.7 * 8.0 * 625_000
+    assert flow.received > 0.6 * 8.0 * 2_500_000
 
 
 @pytest.mark.parametrize("jitter", [0.004, 0.02])
