@@ -136,15 +136,18 @@ class FastReceive(Base):
         if not run or self.is_over:
             return 0
         recv, expected = self.application_keys.recv, self.application_space.expected_packet_number
-        overlap = OLD_KEYS_TIMEOUTS * self._loss.get_probe_timeout()
         try:
-            opened = self._opener.open(run, recv, self.host_cid, expected, now, overlap)
+            opened = self._opener.open(run, recv, self.host_cid, expected, now, self._overlap)
         except KeyUpdateError as error:
             self.close(KEY_UPDATE_ERROR, None, str(error))
             return 1
         if opened:
             self._take_packets(opened, now)
         return len(opened)
+
+    def _overlap(self) -> float:
+        """Seconds for which the keys before an update stay good."""
+        return OLD_KEYS_TIMEOUTS * self._loss.get_probe_timeout()
 
     def _take_packets(self, opened: list[tuple[int, bytes]], now: float) -> None:
         """Mostly numbers follow each other; such runs are recorded as a whole."""

@@ -5,7 +5,7 @@ Whatever is out of the ordinary (long headers, another key phase, a seal that do
 for the QUIC library. It is handed the library's keys, and knows neither frames nor connections.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from cryptography.exceptions import InvalidTag
@@ -179,7 +179,7 @@ class Opener:
         cid: bytes,
         expected: int,
         now: float,
-        overlap: float,
+        overlap: Callable[[], float],
     ) -> list[tuple[int, bytes]]:
         """As `open_packets`. `overlap`: seconds for which older keys are good after an update.
         KeyUpdateError: a packet behind the first one of this phase came with the older keys.
@@ -193,7 +193,7 @@ class Opener:
         if self._old_aead is None:
             return opened
         if self._old_until is None:
-            self._old_until = now + overlap
+            self._old_until = now + overlap()
         elif now > self._old_until:
             self._old_aead = None
             return opened

@@ -77,11 +77,6 @@ class QueueLosses:
         self._longest = self._longest_before = self._longest_since = 0.0
         self._settling = 0
 
-    @property
-    def line_share(self) -> float:
-        """Lost packets for each that arrives, without a queue's doing."""
-        return (self._line_lost + ASSUMED_LOST) / (self._line_seen + ASSUMED_SEEN)
-
     def begin_round(self) -> None:
         self._lost = self._seen = 0.0
         self._settling = max(0, self._settling - 1)
@@ -123,7 +118,8 @@ class QueueLosses:
                 self._line_lost += packets
             return False
         self._lost += packets
-        expected = self.line_share * (self._seen + self._lost)
+        share = (self._line_lost + ASSUMED_LOST) / (self._line_seen + ASSUMED_SEEN)
+        expected = share * (self._seen + self._lost)
         noise = CHANCE * math.sqrt(expected)
         if self._line_lost >= 1:
             noise += 1  # a line that loses anything at all may well lose one now
