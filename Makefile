@@ -1,6 +1,6 @@
 # What a person with a checkout needs. Every target bootstraps the virtual environment first.
 
-PYTHON ?= python3
+PYTHON ?= $(shell packaging/newest_python.sh)
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed

@@ -125,6 +125,19 @@ def _memory(pid: int, file_name: str, fields: tuple[str, ...]) -> int:
     return sum(int(words[1]) * 1024 for words in lines if words[0].rstrip(":") in fields)
 
 
+def memory_holds(pid: int, content: bytes) -> bool:
+    """Whether that stands anywhere in what the process could write to."""
+    with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb", 0) as memory:
+        for line in maps:
+            extent, rights, *_ = line.split()
+            if rights.startswith("rw"):
+                start, end = (int(text, 16) for text in extent.split("-"))
+                memory.seek(start)
+                if content in memory.read(end - start):
+                    return True
+    return False
+
+
 def anonymous_bytes(processes: Iterable[Process]) -> int:
     """The memory of all of them that is no file's, each page once, however many share it. Those
     that end meanwhile have none."""

@@ -258,6 +258,11 @@ class Server:
         return is_bound(self._process.pid, self.programs.transport, self.port)
 
     @property
+    def host_key(self) -> Path:
+        """Its private half; an Ed25519 key."""
+        return self._host_key
+
+    @property
     def pid(self) -> int:
         """The main process."""
         return self._process.pid
@@ -280,9 +285,11 @@ class Server:
         return ([main] if main else []) + descendants(self.pid)
 
     def end_main(self, number: int = signal.SIGTERM) -> None:
-        """End the main process alone; connections are its heirs."""
+        """End the main process alone, and so what listens; connections are its heirs."""
         self._process.send_signal(number)
         self._process.wait(timeout=30)
+        transport = self.programs.transport
+        wait_until(lambda: not is_bound(os.getpid(), transport, self.port), 30, "port given up")
 
     def reload(self) -> None:
         self._process.send_signal(signal.SIGHUP)

@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-OF_THE_CHECKOUT = {"packaging/demo.sh", "packaging/scripts"}
+OF_THE_CHECKOUT = {"packaging/demo.sh", "packaging/newest_python.sh", "packaging/scripts"}
 """Run by make, and made into a script of its own."""
 
 

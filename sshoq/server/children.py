@@ -27,9 +27,10 @@ ROUTER_CODE = """\
 from sshoq.server.libc import set_process_name
 set_process_name("sshoq-router")  # not later: what follows takes its time
 from sshoq.server.router import run_router
-sys.exit(run_router(socket.socket(fileno=3), socket.socket(fileno=4), int(sys.argv[1])))
+status = run_router(socket.socket(fileno=3), socket.socket(fileno=4), int(sys.argv[1]))
+os._exit(status)  # at once: the next server waits for the port
 """
-_ROUTER_START = "import socket, sys\nsys.path[:] = {paths!r}\n{code}"
+_ROUTER_START = "import os, socket, sys\nsys.path[:] = {paths!r}\n{code}"
 
 _KERNELS_MOST = 1 << 20
 """The kernel's own limit, unless it was raised (fs.nr_open)."""

@@ -1,13 +1,18 @@
 """Process: main and router, before they fork. A heap of which children copy as little as can be.
 
 A forked process shares its parent's memory until one of the two writes to it, page by page. What a
-child makes anew should thus not land in the gaps between what it was given, and its garbage
-collector should not touch that. Knows nothing of what is in the heap, and needs nothing that
-another Python would not bear: the worst that can happen is that pages are copied.
+child makes anew should thus not land in the gaps between what it was given; nobody should count who
+uses what stays for ever; the garbage collector should not touch it; and code, into which Python
+notes what it finds when it runs, should lie together. Knows nothing of what is in the heap, and
+needs nothing that another Python would not bear: the worst that can happen is that pages are
+copied.
 """
 
+import ctypes
 import gc
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from types import CodeType, FunctionType
 
 SMALL = (16, *range(48, 513, 16))
 """Sizes of the blocks that Python manages itself; larger ones are the C library's. Of 32 bytes are
@@ -23,6 +28,9 @@ gaps."""
 MOST_BLOCKS = 20_000
 """Of one size; a Python that hands them out in another order is left alone after that."""
 
+IMMORTAL_SINCE, IMMORTAL_UNTIL = (3, 12), (3, 14)
+"""The versions whose objects can be immortal (PEP 683) in a way that is known here."""
+
 _stoppers: list[object] = []
 
 
@@ -32,6 +40,67 @@ def settle_heap() -> None:
     for size in SMALL:
         _stoppers.extend(_fill_gaps(size))
     gc.freeze()
+
+
+def gather_code(used: set[CodeType]) -> None:
+    """Put that side by side: what is written into it later is fewer pages. To be run before it is
+    settled, or Python has nothing noted in it."""
+    functions: list[FunctionType] = [
+        one for one in gc.get_objects() if type(one) is FunctionType and one.__code__ in used
+    ]
+    for function in functions:
+        function.__code__ = function.__code__.replace()
+
+
+# --------------------------------------------------------------------------- what is not counted
+
+
+def _knows_immortals() -> bool:
+    """Elsewhere each count is counted, or is not kept in this form: without a GIL, for one."""
+    return (
+        sys.implementation.name == "cpython"
+        and IMMORTAL_SINCE <= sys.version_info < IMMORTAL_UNTIL
+        and sys.maxsize > 1 << 32
+        and "t" not in sys.abiflags
+    )
+
+
+def make_immortal() -> None:
+    """All that there is. It is never freed, also when it could be, so this comes before anything
+    secret is read: a child that is to forget it must be able to.
+
+    PEP 683 wants this for servers that fork, and Python has no call for it yet. An object begins
+    with its count of references, and that of None is the count that is left alone.
+    """
+    if not _knows_immortals():
+        return
+    gc.collect()
+    forever = ctypes.c_ssize_t.from_address(id(None)).value
+    at = ctypes.c_ssize_t.from_address
+    for address in _all_objects():
+        at(address).value = forever
+
+
+def _all_objects() -> Iterable[int]:
+    """The address of each, also of those that the garbage collector does not know."""
+    found: dict[int, object] = {}
+    layer = gc.get_objects()
+    while layer:
+        fresh = {id(one): one for one in layer if id(one) not in found}
+        found |= fresh
+        layer = gc.get_referents(*fresh.values())
+        for one in fresh.values():
+            if type(one) is CodeType:  # which the collector cannot look into
+                layer += _parts_of_code(one)
+    return found
+
+
+def _parts_of_code(code: CodeType) -> list[object]:
+    names = (code.co_names, code.co_name, code.co_qualname, code.co_filename)
+    return [code.co_consts, *names, code.co_linetable, code.co_exceptiontable]
+
+
+# --------------------------------------------------------------------------- what has no gaps
 
 
 def _fill_gaps(size: int) -> Iterator[object]:

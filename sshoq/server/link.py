@@ -101,12 +101,15 @@ class PrivsepLink:
             self.close()
             self._lost(error)
 
+    def leave(self) -> None:
+        """Neither hear nor send any more; the socket stays open, for somebody's last word."""
+        if not self._closed:
+            self._closed = True
+            self._loop.remove_reader(self._end.fileno())
+            self._loop.remove_writer(self._end.fileno())
+
     def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        self._loop.remove_reader(self._end.fileno())
-        self._loop.remove_writer(self._end.fileno())
+        self.leave()
         self._end.close()
 
 

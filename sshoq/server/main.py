@@ -39,7 +39,7 @@ from sshoq.server.flags import (
     parse_command_line,
     version_line,
 )
-from sshoq.server.heap import settle_heap
+from sshoq.server.heap import make_immortal, settle_heap
 from sshoq.server.identity import Identity, IdentityError, ensure_certificate, load_identity
 from sshoq.server.libc import clear_inheritable_capabilities
 from sshoq.server.listener import Address
@@ -138,6 +138,7 @@ def _serve(invocation: Invocation) -> int:
 def serve(invocation: Invocation, run_monitor: RunMonitor, router_code: str = ROUTER_CODE) -> int:
     """The files that are named may be descriptors of our starter's, which we do not keep."""
     config = read_configuration(invocation)
+    make_immortal()  # but no key: a session leader has to be without them
     identity = read_identity(invocation, config)
     settle_process(log.descriptor())
     return Server(invocation, config, identity, run_monitor, router_code).run()

@@ -7,6 +7,7 @@ up.
 """
 
 import asyncio
+import os
 import socket
 import time
 import traceback
@@ -29,7 +30,7 @@ from sshoq.protocol.request import (
     refuse_request,
     refused,
 )
-from sshoq.server.channels import DEBUG, INFO, VERBOSE, ChannelHost, Host, SessionHost
+from sshoq.server.channels import DEBUG, ERROR, INFO, VERBOSE, ChannelHost, Host, SessionHost
 from sshoq.server.link import NotEntered, PrivsepLink, SessionLeader
 from sshoq.server.privsep import (
     FROM_LEADER,
@@ -98,7 +99,7 @@ EARLY_SESSIONS = 10
 NEWCOMERS_PER_SECOND = 8
 """First packets of others that are passed on: two or three flights."""
 
-MAX_TRACE = 3000
+MAX_TRACE = 900
 MAX_LOG = 500
 MAX_LOG_LINES = 200
 """Per connection: a hostile client cannot fill the disk with what we say of it."""
@@ -107,7 +108,7 @@ MAX_LOG_LINES = 200
 class NetworkStart(NamedTuple):
     """What the router leaves to the process it forks."""
 
-    udp: socket.socket
+    udp: UdpSocket
     monitor: socket.socket
     router: socket.socket
     first: FirstPacket
@@ -131,9 +132,20 @@ def run_network(start: NetworkStart) -> int:
 
 def _confess(monitor: socket.socket, error: BaseException) -> None:
     """A bug of ours. The monitor writes it down: a confined process has no log of its own."""
-    text = " | ".join(line.strip() for line in traceback.format_exception(error))
     with suppress(OSError, PrivsepError):
-        PrivsepSocket(monitor, TO_MONITOR, FROM_MONITOR).send(LogLine(INFO, text[-MAX_TRACE:]))
+        PrivsepSocket(monitor, TO_MONITOR, FROM_MONITOR).send(LogLine(ERROR, _trace(error)))
+
+
+def _trace(error: BaseException) -> str:
+    """What and where, innermost first, on one line; without the source, which cannot be read."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    frames = [
+        f"{os.path.basename(frame.f_code.co_filename)}:{line} {frame.f_code.co_qualname}"
+        for frame, line in traceback.walk_tb(error.__traceback__)
+    ]
+    what = traceback.format_exception_only(error)[-1].strip()
+    return " < ".join([what, *reversed(frames)])[:MAX_TRACE]
 
 
 async def _serve_connection(start: NetworkStart) -> None:
@@ -171,7 +183,7 @@ class NetworkProcess:
             self._receive_from_router,
             _live_on,
         )
-        self._udp = UdpSocket(start.udp)
+        self._udp = start.udp
         self._host = ChannelHost(self)
         self._conversation = Conversation(
             self._make_engine(), self._udp, ConversationState(is_client=False), self
@@ -217,7 +229,7 @@ class NetworkProcess:
         self._host.close()
         if self._leader.done() and self._leader.exception() is None:
             self._leader.result().close()
-        self._monitor.close()
+        self._monitor.leave()  # it is to hear of a fault of ours, and then of our end
         self._router.close()
 
     def _crash(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:

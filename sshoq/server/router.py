@@ -16,7 +16,7 @@ from contextlib import suppress
 
 from sshoq.server import signals
 from sshoq.server.arrival import Arrival, read_arrivals, send_from
-from sshoq.server.heap import settle_heap
+from sshoq.server.heap import make_immortal, settle_heap
 from sshoq.server.libc import set_process_name
 from sshoq.server.listener import show_address
 from sshoq.server.login import close_descriptors
@@ -60,6 +60,7 @@ from sshoq.transport.packets import (
     parse_packet,
     unasked_reset,
 )
+from sshoq.transport.udp import UdpSocket
 
 READ_BUDGET = 64
 """Datagrams read before anything else gets its turn."""
@@ -316,7 +317,7 @@ class Router:
             confine_network()
             status = run_network(
                 NetworkStart(
-                    udp=socket.socket(fileno=descriptors[0]),
+                    udp=UdpSocket(socket.socket(fileno=descriptors[0])),
                     monitor=socket.socket(fileno=descriptors[1]),
                     router=control,
                     first=start,
@@ -417,9 +418,10 @@ def run_router(listener: socket.socket, to_main: socket.socket, number: int) -> 
     set_process_name("sshoq-router", show_address(listener.getsockname()))
     listener.setblocking(False)
     main = PrivsepSocket(to_main, ROUTER_TO_MAIN, MAIN_TO_ROUTER)
-    children = signals.watch((signal.SIGCHLD,))
     rehearse()
+    children = signals.watch((signal.SIGCHLD,))
     prepare_filters()
+    make_immortal()
     settle_heap()  # what is loaded now stays shared with every network process
     confine_router()
     try:

@@ -11,7 +11,6 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from sshoq.transport.events import Address, plain_address
@@ -52,6 +51,8 @@ _UNREACHABLE = frozenset(
 )
 _LOST = frozenset((errno.EMSGSIZE, errno.ENOBUFS, errno.EPERM))
 """Of one datagram: too large for the path, no room, forbidden by a filter. QUIC sends it again."""
+
+_keeps_memory = False
 
 Batch = tuple[Address, list[bytes]]
 
@@ -241,8 +242,12 @@ class RelayedSocket(UdpSocket):
         return cls(near, peer), far
 
     def send(self, datagrams: Sequence[bytes], address: Address | None = None) -> None:
-        with suppress(ConnectionError):  # the other end has gone, which its owner has noticed
+        try:
             super().send(datagrams)
+        except OSError as error:
+            # The other end has gone, which its owner has noticed. It is told once, then forgotten.
+            if not isinstance(error, ConnectionError) and error.errno != errno.ENOTCONN:
+                raise
 
 
 class UdpTransport:
@@ -299,9 +304,12 @@ class UdpTransport:
 def keep_freed_memory() -> None:
     """Each batch takes and frees a few megabytes. glibc would give them back to the kernel each
     time, and page faults would cost a third of all; having freed a large block once, it keeps
-    twice that.
+    twice that. Forked processes go on so.
     """
-    bytes(KEPT_MEMORY // 2)
+    global _keeps_memory
+    if not _keeps_memory:
+        bytes(KEPT_MEMORY // 2)
+        _keeps_memory = True
 
 
 def _peer_of(sock: socket.socket) -> Address | None:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
 from tests.accounts import Account
 from tests.processes import (
@@ -17,6 +19,7 @@ from tests.processes import (
     descendants,
     end_process,
     is_running,
+    memory_holds,
     processes_of,
     resident_bytes,
     wait_until,
@@ -307,6 +310,25 @@ class TestEachKindOfProcess:
             assert "\nNoNewPrivs:\t1\n" in status
             assert "\nSeccomp:\t2\n" in status
             assert "\nCapEff:\t0000000000000000\n" in status
+        session.end()
+
+
+    def test_only_main_and_the_monitor_hold_the_hosts_private_key(
+        self,
+        sshoq: Programs,
+        start_server: ServerFactory,
+        connect: ClientFactory,
+        fresh_account: Account,
+    ) -> None:
+        server = start_server(sshoq)
+        session = Session(connect(server, fresh_account), "only")
+        key = load_ssh_private_key(server.host_key.read_bytes(), None)
+        assert isinstance(key, Ed25519PrivateKey)
+        kinds = kinds_of(server, session)._asdict()
+        holders = {
+            kind for kind, one in kinds.items() if memory_holds(one.pid, key.private_bytes_raw())
+        }
+        assert holders == {"main", "monitor"}
         session.end()
 
 

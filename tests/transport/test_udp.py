@@ -210,6 +210,15 @@ def test_a_relayed_socket_has_as_much_room_either_way() -> None:
         relayed.close()
 
 
+def test_a_relayed_socket_whose_other_end_has_gone_is_no_error() -> None:
+    relayed, end = RelayedSocket.pair(("192.0.2.1", 443))
+    end.close()
+    for _ in range(3):
+        relayed.send([b"there", b"and more"])
+    assert relayed.backlog == 0
+    relayed.close()
+
+
 def test_a_closed_port_is_told_and_stops_nothing() -> None:
     gone = bound_socket()
     address = gone.getsockname()
