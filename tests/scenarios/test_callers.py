@@ -271,9 +271,14 @@ def test_autossh_brings_a_forwarding_back(caller: Caller, website: int) -> None:
         wait_until(lambda: len(caller.calls()) == 2, 30, "the client was started again")
         wait_until(lambda: _page(port) == b"a page", 30, "the forwarding works again")
     finally:
-        running.terminate()
-        running.wait(timeout=30)
+        wait_until(lambda: _is_ended(running), 30, "it has ended")
     wait_until(lambda: _page(port) is None, 30, "nobody listens any more")
+
+
+def _is_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Asked again each time: just when autossh starts a client anew, it may not hear."""
+    process.terminate()
+    return process.poll() is not None
 
 
 def _page(port: int) -> bytes | None:
