@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 POLL = 0.02
@@ -123,6 +126,19 @@ def _memory(pid: int, file_name: str, fields: tuple[str, ...]) -> int:
     with open(f"/proc/{pid}{file_name}", encoding="ascii", errors="replace") as file:
         lines = [line.split() for line in file]
     return sum(int(words[1]) * 1024 for words in lines if words[0].rstrip(":") in fields)
+
+
+def run_python(code: str) -> tuple[str, str]:
+    """In an interpreter of its own, that must succeed: what it prints, and its complaints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip(), done.stderr.strip()
 
 
 def memory_holds(pid: int, content: bytes) -> bool:

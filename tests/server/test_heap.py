@@ -1,10 +1,10 @@
 """What a parent does to its heap so that its children copy little of it."""
 
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+
+from tests.processes import run_python
 
 START = """\
 import gc
@@ -14,15 +14,8 @@ from sshoq.server.heap import SMALL, make_immortal, settle_heap
 
 def run(code: str) -> str:
     """In an interpreter of its own: what is frozen there stays so."""
-    done = subprocess.run(
-        [sys.executable, "-c", START + code],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    said, _ = run_python(START + code)
+    return said
 
 
 def test_what_is_made_later_falls_into_no_gap() -> None:

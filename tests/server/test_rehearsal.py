@@ -1,8 +1,6 @@
 """The router's connections with itself, before it serves others."""
 
-import subprocess
-import sys
-from pathlib import Path
+from tests.processes import run_python
 
 START = """\
 import os, sys
@@ -23,15 +21,7 @@ before = descriptors()
 
 def run(code: str) -> tuple[str, str]:
     """In an interpreter of its own, as a router's is: what it prints, and its complaints."""
-    done = subprocess.run(
-        [sys.executable, "-c", START + code],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip(), done.stderr.strip()
+    return run_python(START + code)
 
 
 def test_it_leaves_nothing_but_memory() -> None:
