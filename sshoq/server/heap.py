@@ -83,8 +83,8 @@ def make_immortal() -> None:
 
 def _all_objects() -> Iterable[int]:
     """The address of each, also of those that the garbage collector does not know."""
-    found: dict[int, object] = {}
     layer = gc.get_objects()
+    found: dict[int, object] = {}
     while layer:
         fresh = {id(one): one for one in layer if id(one) not in found}
         found |= fresh

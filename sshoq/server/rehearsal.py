@@ -108,8 +108,8 @@ def rehearse() -> None:
             status = 0
         finally:
             os._exit(status)
-    _touch_other_keys()
     try:
+        _touch_other_keys()
         for stage in stages:
             for end in stage.others:
                 end.close()
@@ -205,7 +205,6 @@ class _Others:
     """Client, monitor and session leader of one connection. The program is `cat`."""
 
     def __init__(self, stage: _Stage, key: ed25519.Ed25519PrivateKey, certificate: bytes) -> None:
-        self._stage = stage
         self._key = key
         self._leader: PrivsepLink | None = None
         self._monitor = PrivsepLink(

@@ -312,7 +312,6 @@ class TestEachKindOfProcess:
             assert "\nCapEff:\t0000000000000000\n" in status
         session.end()
 
-
     def test_only_main_and_the_monitor_hold_the_hosts_private_key(
         self,
         sshoq: Programs,

@@ -1,5 +1,7 @@
 """The router's connections with itself, before it serves others."""
 
+import pytest
+
 from tests.processes import run_python
 
 START = """\
@@ -52,23 +54,13 @@ print(descriptors() - before, has_children())
 """
 
 
-def test_a_client_that_never_comes_is_told_in_time() -> None:
-    code = """\
-async def nothing(stages):
-    pass
+@pytest.mark.parametrize("does", ["pass", "await rehearsal.asyncio.sleep(60)"])
+def test_a_client_that_never_comes_is_told_in_time(does: str) -> None:
+    code = f"""\
+async def play(stages):
+    {does}
 rehearsal._PATIENCE = 0.2
-rehearsal._play_the_others = nothing
-"""
-    said, _ = run(code + FAILING)
-    assert said == "no client of our own\n0 False"
-
-
-def test_a_client_that_hangs_is_told_in_time() -> None:
-    code = """\
-async def hang(stages):
-    await rehearsal.asyncio.sleep(60)
-rehearsal._PATIENCE = 0.2
-rehearsal._play_the_others = hang
+rehearsal._play_the_others = play
 """
     said, _ = run(code + FAILING)
     assert said == "no client of our own\n0 False"
