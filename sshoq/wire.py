@@ -14,34 +14,13 @@ from __future__ import annotations
 
 from _socket import AF_INET, AF_INET6, inet_ntop, inet_pton  # "socket" takes its time
 
+from sshoq.named_tuple import NamedTuple
+
 TYPE_CHECKING = False  # what type checkers take for true
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import Annotated, Any, ClassVar, NamedTuple, Self, dataclass_transform
-
-    class IPPort(NamedTuple):
-        """A literal IP address and a port, as section 5.1 of the protocol carries them."""
-
-        ip: str
-        port: int
-
+    from typing import Annotated, Any, ClassVar, Self, dataclass_transform
 else:  # a client that shares a connection would spend a fifth of its time on importing "typing"
-    from _operator import itemgetter  # and a tenth on "collections"
-
-    class IPPort(tuple):
-        __slots__ = ()
-        __match_args__ = ("ip", "port")
-        ip = property(itemgetter(0))
-        port = property(itemgetter(1))
-
-        def __new__(cls, ip, port):
-            return tuple.__new__(cls, (ip, port))
-
-        def __getnewargs__(self):
-            return tuple(self)
-
-        def __repr__(self):
-            return f"IPPort(ip={self.ip!r}, port={self.port!r})"
 
     class Annotated:
         """typing's, as far as it is needed here: it carries a codec."""
@@ -54,6 +33,7 @@ else:  # a client that shares a connection would spend a fifth of its time on im
     def dataclass_transform(**promises):
         return lambda declared: declared
 
+
 MAX_VARINT = (1 << 62) - 1
 
 
@@ -63,6 +43,13 @@ class WireError(ValueError):
 
 class Incomplete(WireError):
     """The bytes end before the message does; more may make it whole."""
+
+
+class IPPort(NamedTuple):
+    """A literal IP address and a port, as section 5.1 of the protocol carries them."""
+
+    ip: str
+    port: int
 
 
 # --------------------------------------------------------------------------- integers

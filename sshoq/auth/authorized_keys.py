@@ -10,9 +10,9 @@ import re
 import stat as status_bits
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from sshoq.auth.keys import KeyFormatError, PublicKey, parse_public_key
+from sshoq.named_tuple import NamedTuple
 
 MAX_FILE = 4 << 20
 MAX_LINE = 1 << 16  # the Go server's bound, and room for OpenSSH's longest key with options

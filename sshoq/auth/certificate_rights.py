@@ -6,7 +6,6 @@ unknown critical option refuses it.
 """
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 from sshoq.auth.authorized_keys import (
     MAX_FILE,
@@ -17,6 +16,7 @@ from sshoq.auth.authorized_keys import (
     parse_options,
 )
 from sshoq.auth.ssh_certificates import Certificate
+from sshoq.named_tuple import NamedTuple
 from sshoq.wire import Reader, WireError, decode_text, read_string
 
 

@@ -6,11 +6,12 @@ self-signed certificate that TLS wants, and `read_leaf` gets the SSH key out aga
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from sshoq.auth.keys import KeyFormatError, PublicKey, public_key_from_object
 from sshoq.auth.private_keys import PrivateKey
 from sshoq.der import DerError, subject_key
+from sshoq.named_tuple import NamedTuple
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate, CertificateBuilder, DNSName, IPAddress, KeyUsage

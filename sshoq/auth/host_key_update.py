@@ -6,7 +6,6 @@ mean more than this one host under this one name. Asks nobody and writes only wh
 
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from sshoq.auth.keys import PublicKey
 from sshoq.auth.known_hosts import (
@@ -16,6 +15,7 @@ from sshoq.auth.known_hosts import (
     is_plain,
     replace_host_keys,
 )
+from sshoq.named_tuple import NamedTuple
 
 
 class HostNames(NamedTuple):

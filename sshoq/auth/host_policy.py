@@ -8,7 +8,6 @@ user through two callbacks and knows no terminal.
 
 import os
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from sshoq.auth.certificates import CertificateError, Leaf, read_leaf, verify_chain
 from sshoq.auth.keys import PublicKey
@@ -22,6 +21,7 @@ from sshoq.auth.known_hosts import (
     record_host,
 )
 from sshoq.auth.randomart import draw_randomart
+from sshoq.named_tuple import NamedTuple
 
 SSH_PORT = 22
 DEFAULT_PORT = 443

@@ -8,8 +8,9 @@ this module for every connection, so what is slow to import is imported where it
 
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from sshoq.named_tuple import NamedTuple
 from sshoq.wire import Reader, WireError, put_string, read_string
 
 if TYPE_CHECKING:

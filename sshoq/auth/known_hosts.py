@@ -9,9 +9,9 @@ from binascii import b2a_base64
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 from enum import Enum
-from typing import NamedTuple
 
 from sshoq.auth.keys import KeyFormatError, PublicKey, decode_base64, parse_public_key
+from sshoq.named_tuple import NamedTuple
 
 MAX_FILE = 16 << 20
 MAX_LINE = 1 << 16

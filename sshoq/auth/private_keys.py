@@ -8,7 +8,7 @@ import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from sshoq.auth.keys import (
     KeyFormatError,
@@ -19,6 +19,7 @@ from sshoq.auth.keys import (
     public_key_from_object,
     put_mpint,
 )
+from sshoq.named_tuple import NamedTuple
 from sshoq.wire import Reader, WireError, put_string, read_string
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ mean, is for others to say: certificate_rights.py and the server. Own code, sinc
 `cryptography` has knows no FIDO keys and takes 30 ms to import.
 """
 
-from typing import NamedTuple
 
 from sshoq.auth.keys import KeyFormatError, PublicKey, read_signature
+from sshoq.named_tuple import NamedTuple
 from sshoq.wire import Reader, WireError, decode_text, put_string, read_string
 
 USER = 1

@@ -6,10 +6,11 @@ that is how "Connection refused" comes to a protocol without resets.
 
 import os
 import socket
-from typing import Any, NamedTuple
+from typing import Any
 
 from sshoq.client.log import Failure
 from sshoq.config.usage import ERROR
+from sshoq.named_tuple import NamedTuple
 
 SocketAddress = tuple[Any, ...]
 

@@ -11,7 +11,7 @@ import time
 from binascii import b2a_base64
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from sshoq.auth.agent import Agent, AgentError, AgentSigner
 from sshoq.auth.keys import KeyFormatError, Signer
@@ -32,6 +32,7 @@ from sshoq.client.identities import (
 )
 from sshoq.client.log import Failure, Log
 from sshoq.client.prompt import Prompter, PromptNeeded, run_with_prompts
+from sshoq.named_tuple import NamedTuple
 
 if TYPE_CHECKING:
     from sshoq.auth.interactive import Challenge

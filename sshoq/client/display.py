@@ -12,7 +12,6 @@ import stat
 import threading
 from contextlib import suppress
 from functools import partial
-from typing import NamedTuple
 
 from sshoq.client.dialing import dial, dial_path
 from sshoq.client.log import Log
@@ -20,6 +19,7 @@ from sshoq.config.options import Options
 from sshoq.forwarding.forwarder import SocketEnd
 from sshoq.forwarding.relay import Source
 from sshoq.forwarding.x11 import Authorization, SetupState, X11Error
+from sshoq.named_tuple import NamedTuple
 from sshoq.protocol.messages import MAX_NAME, X11Req
 
 DEFAULT_PROTOCOL = "MIT-MAGIC-COOKIE-1"

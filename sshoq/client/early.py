@@ -3,11 +3,11 @@ how that leaves in the login's own flight, so that all is there a round trip ear
 """
 
 import asyncio
-from typing import NamedTuple
 
 from sshoq.client.log import Failure, Log
 from sshoq.client.opening import ClientConversation
 from sshoq.client.session import Asked, SessionWish, ask_for_session
+from sshoq.named_tuple import NamedTuple
 from sshoq.protocol.messages import Session, Sftp
 from sshoq.protocol.outcome import Unsupported
 from sshoq.protocol.request import ResponseHead

@@ -5,7 +5,8 @@ is one.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+
+from sshoq.named_tuple import NamedTuple
 
 
 class Command(NamedTuple):

@@ -11,7 +11,6 @@ import posixpath
 import stat
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import NamedTuple
 
 from sshoq.client.download import Download, Prefetch
 from sshoq.client.file_run import (
@@ -32,6 +31,7 @@ from sshoq.config.resolve import Invocation
 from sshoq.config.usage import INFO
 from sshoq.file_frames import Command, FileInfo
 from sshoq.forwarding.forwarder import standard_source
+from sshoq.named_tuple import NamedTuple
 from sshoq.wire import decode_text, encode_text
 
 PROMPT = "sftp> "

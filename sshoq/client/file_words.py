@@ -5,7 +5,8 @@ a quote, a backslash or a wildcard, in single quotes never. What was quoted is n
 """
 
 import re
-from typing import NamedTuple
+
+from sshoq.named_tuple import NamedTuple
 
 WILDCARDS = "*?["
 _BLANK = " \t\r\n"

@@ -8,9 +8,9 @@ the air, even the engine that goes on with it.
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 from sshoq.client.addresses import BindWish, HostAddress, open_socket
+from sshoq.named_tuple import NamedTuple
 from sshoq.transport.client_start import IDLE_TIMEOUT, KEEP_ALIVE, Dice, first_flight
 from sshoq.transport.events import BEFORE_LOGIN, DEFAULT_CONGESTION
 from sshoq.transport.udp import UdpSocket

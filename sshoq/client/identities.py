@@ -6,7 +6,7 @@ Looks at public halves only; nothing here asks for a passphrase or signs.
 
 import os
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from sshoq.auth.agent import Agent, AgentError, agent_path
 from sshoq.auth.keys import KeyFormatError, PublicKey
@@ -15,6 +15,7 @@ from sshoq.client.log import Failure, Log
 from sshoq.client.wishes import authentication_methods, certificate_paths, identity_paths
 from sshoq.config.options import Options
 from sshoq.config.patterns import match_pattern_list
+from sshoq.named_tuple import NamedTuple
 from sshoq.protocol.extensions import NONE, Extension
 
 if TYPE_CHECKING:

@@ -363,7 +363,9 @@ class Run:
         """The most expensive part of the start."""
         from sshoq.client.first_flight import go_on
         from sshoq.transport.hasty_dataclasses import hasty_dataclasses
+        from sshoq.transport.late_logging import put_off_logging
 
+        put_off_logging()
         with hasty_dataclasses():
             import sshoq.transport.engine  # noqa: F401
         if isinstance(begun, OSError):

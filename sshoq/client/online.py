@@ -8,7 +8,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 from sshoq.client import wishes
 from sshoq.client.addresses import HostAddress
@@ -34,6 +34,7 @@ from sshoq.client.trust import check_host, guarded
 from sshoq.config.options import Options
 from sshoq.config.resolve import Invocation
 from sshoq.config.usage import DEBUG1, ERROR
+from sshoq.named_tuple import NamedTuple
 from sshoq.protocol.extensions import Extension
 from sshoq.protocol.messages import HostKeys
 from sshoq.transport.channel import Channel, ChannelClosed, ChannelRefused

@@ -9,7 +9,6 @@ believed: see `is_plain_name`.
 import asyncio
 import posixpath
 from collections import deque
-from typing import NamedTuple
 
 from sshoq.client.log import one_line
 from sshoq.file_frames import (
@@ -21,6 +20,7 @@ from sshoq.file_frames import (
     FrameReader,
     encode_frame,
 )
+from sshoq.named_tuple import NamedTuple
 from sshoq.protocol.extensions import Extension
 from sshoq.transport.channel import Channel, ChannelClosed, ChannelRefused, SinkClosed
 from sshoq.wire import WireError, decode_text

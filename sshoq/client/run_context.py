@@ -2,11 +2,12 @@
 clients that share it.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from sshoq.client.log import Log
 from sshoq.client.opening import ClientConversation
 from sshoq.config.options import Options
+from sshoq.named_tuple import NamedTuple
 
 if TYPE_CHECKING:
     from sshoq.client.display import ForwardedDisplay

@@ -10,7 +10,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Awaitable, Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from sshoq.client.background import leave_running_session
 from sshoq.client.log import Log, write_fully
@@ -18,6 +18,7 @@ from sshoq.client.signals import ENDING, catching
 from sshoq.client.terminal import Size, Terminal, terminal_modes, window_size
 from sshoq.forwarding.forwarder import standard_sink, standard_source
 from sshoq.forwarding.relay import Source, pump
+from sshoq.named_tuple import NamedTuple
 from sshoq.protocol.extensions import Extension
 from sshoq.protocol.messages import (
     FORWARD_AGENT,

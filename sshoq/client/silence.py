@@ -10,7 +10,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from errno import ENOSPC
 from stat import S_ISREG
-from typing import NamedTuple
+
+from sshoq.named_tuple import NamedTuple
 
 FIRST_REST = 5 * 60
 LONGEST_REST = 24 * 60 * 60

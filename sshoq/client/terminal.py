@@ -10,7 +10,9 @@ import struct
 import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
+
+from sshoq.named_tuple import NamedTuple
 
 Attributes = list[Any]
 """What tcgetattr() returns: four flag words, two speeds, the control characters."""

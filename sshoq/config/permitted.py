@@ -5,9 +5,9 @@ check and the use.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 from sshoq.config.lexer import parse_port_number
+from sshoq.named_tuple import NamedTuple
 
 ANY_HOST = "*"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")

@@ -4,8 +4,8 @@ Pure: bytes in, answers out. Only CONNECT and no authentication, as in OpenSSH. 
 the caller's to open, and then to answer with `granted` or `failed`.
 """
 
-from typing import NamedTuple
 
+from sshoq.named_tuple import NamedTuple
 from sshoq.wire import Incomplete, Reader
 
 MAX_REQUEST = 1024

@@ -7,7 +7,8 @@ forwarding itself.
 """
 
 from hmac import compare_digest
-from typing import NamedTuple
+
+from sshoq.named_tuple import NamedTuple
 
 FIXED = 12
 """What comes ahead of protocol and cookie."""

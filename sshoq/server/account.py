@@ -8,7 +8,6 @@ import grp
 import os
 import pwd
 import stat
-from typing import NamedTuple
 
 from sshoq.config.patterns import (
     AddressListError,
@@ -16,6 +15,7 @@ from sshoq.config.patterns import (
     match_host_list,
     match_pattern,
 )
+from sshoq.named_tuple import NamedTuple
 from sshoq.server.config import LoginConfig
 from sshoq.server.connection import ConnectionFacts
 

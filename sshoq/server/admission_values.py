@@ -2,10 +2,10 @@
 from where: MaxStartups, PerSourcePenalties and their like. `admission.py` acts upon them.
 """
 
-from typing import NamedTuple
 
 from sshoq.config.lexer import ConfigSyntaxError, ascii_lower, parse_number, parse_time
 from sshoq.config.patterns import AddressListError, match_cidr_list
+from sshoq.named_tuple import NamedTuple
 from sshoq.server.values import (
     APPEND,
     MERGE,

@@ -8,7 +8,8 @@ and every answer sent, with its IP_PKTINFO. Knows nothing of QUIC.
 import socket
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
+
+from sshoq.named_tuple import NamedTuple
 
 IPV6_PKTINFO = getattr(socket, "IPV6_PKTINFO", 50)
 IP_PKTINFO = getattr(socket, "IP_PKTINFO", 8)

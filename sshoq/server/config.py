@@ -6,9 +6,10 @@ some keywords add up. How the files are read is in `config_reader.py`.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from sshoq.config.patterns import match_pattern_list
+from sshoq.named_tuple import NamedTuple
 from sshoq.server.admission_values import Listen, MaxStartups, NetBlockSize
 from sshoq.server.keywords import MERGES, add_value, overlaid
 from sshoq.server.match import Condition, Facts

@@ -1,6 +1,6 @@
 """Process: main and monitor [root]. Whose connection it is: the addresses as main admitted them."""
 
-from typing import NamedTuple
+from sshoq.named_tuple import NamedTuple
 
 
 class ConnectionFacts(NamedTuple):

@@ -9,9 +9,9 @@ import contextlib
 import errno
 import os
 import socket
-from typing import NamedTuple
 
 from sshoq.listening import FAMILIES, LOOPBACK, WILDCARD, family_of, listen_at
+from sshoq.named_tuple import NamedTuple
 from sshoq.server import log
 from sshoq.server.dialing import PROHIBITED, Send
 from sshoq.server.permits import Permits

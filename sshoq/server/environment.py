@@ -7,9 +7,9 @@ since a client may send any.
 
 import os
 from collections.abc import Collection, Iterable, Mapping
-from typing import NamedTuple
 
 from sshoq.config.patterns import match_pattern
+from sshoq.named_tuple import NamedTuple
 from sshoq.server.account import Account
 from sshoq.server.connection import ConnectionFacts
 from sshoq.wire import decode_text

@@ -9,8 +9,8 @@ nologin has no files to fetch.
 
 import getopt
 import shlex
-from typing import NamedTuple
 
+from sshoq.named_tuple import NamedTuple
 from sshoq.server.account import Account
 from sshoq.server.rights import INTERNAL_SFTP, LoginRights
 

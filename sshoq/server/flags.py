@@ -6,11 +6,11 @@ Everything becomes lines of configuration: flags beat the file, and what the Go 
 default is weaker than the file. Reads no file itself.
 """
 
-from typing import NamedTuple
 
 from sshoq import __version__
 from sshoq.config.lexer import ConfigSyntaxError, parse_port, parse_time
 from sshoq.config.usage import COMPATIBLE_VERSION
+from sshoq.named_tuple import NamedTuple
 from sshoq.server.config_dump import parse_test_spec
 from sshoq.server.config_reader import DEFAULT_PORT
 

@@ -12,12 +12,12 @@ import select
 import signal
 import time
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from sshoq.auth.authorized_keys import MAX_FILE, distrust_reason
 from sshoq.auth.keys import PublicKey
 from sshoq.auth.ssh_certificates import Certificate
 from sshoq.config.lexer import ConfigSyntaxError, split_words
+from sshoq.named_tuple import NamedTuple
 from sshoq.server import libc, log, signals
 from sshoq.server.account import Account, find_account
 from sshoq.server.config import LoginConfig

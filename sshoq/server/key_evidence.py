@@ -7,7 +7,6 @@ A token counts once. Nothing is said to the network process of why one was refus
 import hashlib
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 from sshoq.auth.authorized_keys import KeyRights, mark_of
 from sshoq.auth.interactive import DEVICE
@@ -23,6 +22,7 @@ from sshoq.auth.token import (
     key_in,
     verify_token,
 )
+from sshoq.named_tuple import NamedTuple
 from sshoq.server import log
 from sshoq.server.authorities import CertificateLogin, refusal_of
 from sshoq.server.key_commands import Requester, ask_for_keys

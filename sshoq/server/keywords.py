@@ -7,9 +7,10 @@ and knows no Match.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from sshoq.config.lexer import ascii_lower
+from sshoq.named_tuple import NamedTuple
 from sshoq.server.admission_values import (
     LISTEN,
     MAX_STARTUPS,

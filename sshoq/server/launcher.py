@@ -7,8 +7,9 @@ import os
 import signal
 import socket
 from collections.abc import Callable
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
+from sshoq.named_tuple import NamedTuple
 from sshoq.server import signals
 from sshoq.server.privsep import (
     FilesServed,

@@ -9,8 +9,9 @@ import select
 import signal
 import socket
 from collections.abc import Callable
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
+from sshoq.named_tuple import NamedTuple
 from sshoq.server import signals
 from sshoq.server.login import close_descriptors
 from sshoq.server.watch import READABLE, Watch

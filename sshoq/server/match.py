@@ -3,7 +3,6 @@ may say, and whether they hold for a login.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from sshoq.config.lexer import ConfigSyntaxError, ascii_lower, parse_port_number
 from sshoq.config.patterns import (
@@ -13,6 +12,7 @@ from sshoq.config.patterns import (
     match_pattern_list,
 )
 from sshoq.config.usage import COMPATIBLE_VERSION
+from sshoq.named_tuple import NamedTuple
 from sshoq.server.values import BadValue
 
 

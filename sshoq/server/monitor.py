@@ -15,8 +15,8 @@ import socket
 import time
 from collections.abc import Callable
 from enum import Enum
-from typing import NamedTuple
 
+from sshoq.named_tuple import NamedTuple
 from sshoq.server import libc, log, signals
 from sshoq.server.authentication import Authenticator
 from sshoq.server.config import ServerConfig

@@ -15,9 +15,10 @@ from collections import deque
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from sshoq.forwarding.channel_timeouts import ChannelTimeouts, UnusedTimeout
+from sshoq.named_tuple import NamedTuple
 from sshoq.protocol.conversation import ConversationState
 from sshoq.protocol.messages import ChannelOpening
 from sshoq.protocol.outcome import Code

@@ -11,8 +11,9 @@ import shlex
 import stat
 import termios
 from collections.abc import Callable
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
+from sshoq.named_tuple import NamedTuple
 from sshoq.server import libc, signals
 from sshoq.server.account import Account
 from sshoq.server.displays import Display

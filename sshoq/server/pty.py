@@ -12,7 +12,8 @@ import os
 import struct
 import termios
 from collections.abc import Iterator
-from typing import NamedTuple
+
+from sshoq.named_tuple import NamedTuple
 
 MAX_MODES = 4096
 _TIOCGPTPEER = 0x5441

@@ -14,8 +14,8 @@ import stat
 import struct
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
+from sshoq.named_tuple import NamedTuple
 from sshoq.server.connection import ConnectionFacts
 
 LOGIN_PROCESS, USER_PROCESS, DEAD_PROCESS = 6, 7, 8

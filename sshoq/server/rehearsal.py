@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from types import CodeType
-from typing import NamedTuple
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
@@ -29,6 +28,7 @@ from cryptography.x509 import (
 )
 from cryptography.x509.oid import NameOID
 
+from sshoq.named_tuple import NamedTuple
 from sshoq.protocol.conversation import ConversationState
 from sshoq.protocol.messages import Exec, Session
 from sshoq.protocol.request import ConnectRequest, ResponseHead

@@ -4,9 +4,9 @@ All that was decided while somebody authenticated, in one value. The leader neve
 process what is allowed.
 """
 
-from typing import NamedTuple
 
 from sshoq.auth.authorized_keys import KeyRights
+from sshoq.named_tuple import NamedTuple
 from sshoq.server.account import Account
 from sshoq.server.config import LoginConfig
 from sshoq.server.connection import ConnectionFacts

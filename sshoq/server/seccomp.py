@@ -9,7 +9,8 @@ falls back to old ones.
 import errno
 import struct
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+
+from sshoq.named_tuple import NamedTuple
 
 SYSCALLS: dict[str, tuple[int | None, int | None]] = {  # number on x86_64, on aarch64
     # the data path, first because kernels before 5.11 walk the list

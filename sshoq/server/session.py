@@ -4,8 +4,8 @@ The client asks; the configuration and the key that let the user in may force it
 else.
 """
 
-from typing import NamedTuple
 
+from sshoq.named_tuple import NamedTuple
 from sshoq.server import log
 from sshoq.server.displays import Display
 from sshoq.server.file_access import FileAccess, is_internal_sftp, read_arguments

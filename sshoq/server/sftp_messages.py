@@ -4,8 +4,9 @@ draft-ietf-secsh-filexfer-02 and OpenSSH's PROTOCOL have it. Pure.
 Names are bytes, as the file system has them. What a request means is sftp_server.py's business.
 """
 
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
+from sshoq.named_tuple import NamedTuple
 from sshoq.wire import U32, U64, Bytes32, Codec, Message, Reader, Rest, WireError
 
 VERSION = 3

@@ -16,8 +16,9 @@ import signal
 import stat
 import struct
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
+from sshoq.named_tuple import NamedTuple
 from sshoq.server import libc
 from sshoq.server.account import Account
 from sshoq.server.file_access import FileAccess

@@ -9,8 +9,8 @@ import functools
 import hmac
 import os
 from ctypes import POINTER, c_char_p, c_long
-from typing import NamedTuple
 
+from sshoq.named_tuple import NamedTuple
 from sshoq.server.libc import libc
 
 LOCKED_PREFIXES = (b"!", b"*LK*")

@@ -8,7 +8,6 @@ can make root read what the user could not.
 import os
 import stat
 from collections.abc import Collection, Iterator
-from typing import NamedTuple
 
 from sshoq.auth.authorized_keys import (
     MAX_FILE,
@@ -20,6 +19,7 @@ from sshoq.auth.authorized_keys import (
     read_line,
 )
 from sshoq.config.own_group import only_owner_in_group
+from sshoq.named_tuple import NamedTuple
 from sshoq.server import log
 from sshoq.server.account import Account
 from sshoq.server.config import LoginConfig

@@ -5,7 +5,7 @@ Reads no file. Complaints are sshd's, word for word.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from sshoq.config.lexer import (
     ConfigSyntaxError,
@@ -16,6 +16,7 @@ from sshoq.config.lexer import (
     parse_time,
 )
 from sshoq.config.patterns import AddressListError, match_address_list
+from sshoq.named_tuple import NamedTuple
 
 
 class BadValue(ValueError):

@@ -15,8 +15,9 @@ the path, `rivals.py` decides how much is under way.
 import math
 from collections.abc import Iterable, Sequence
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any
 
+from sshoq.named_tuple import NamedTuple
 from sshoq.transport.congestion import (
     INITIAL_WINDOW,
     Acknowledged,

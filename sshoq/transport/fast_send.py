@@ -8,8 +8,9 @@ STREAM frame, sealed together; everything else is put into packets by the librar
 
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+from sshoq.named_tuple import NamedTuple
 from sshoq.transport.credit import raised
 from sshoq.transport.events import Address, Limits
 from sshoq.transport.fast_receive import FastReceive, SentBurstPacket

@@ -1,17 +1,21 @@
 """`dataclasses`, for the import of a library that makes fifty and needs ten.
 
-Making one costs 0.3 ms, and the module as much as fifteen of them. Here such a class gets its
-`__init__` when it is first called, and turns into a real dataclass when anything else of one is
-asked of it. Only the plainest use is known here; all others go to the real module at once.
+Making one costs 0.3 ms, and the module as much as fifteen of them. Here such a class sets its
+fields by itself until it has been called often enough to be worth an `__init__` of its own, and
+turns into a real dataclass when anything else of one is asked of it. Only the plainest use is known
+here; all others go to the real module at once.
 """
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
 _ATTRIBUTES = ("__dataclass_fields__", "__dataclass_params__", "__match_args__")
+_TIMES = 30
+"""To write an `__init__` and compile it takes as long as so many calls without."""
+
 _NOT_FIELDS = ("ClassVar", "InitVar", "KW_ONLY")
 
 
@@ -114,10 +118,12 @@ class _Haste:
 
     def _methods(self) -> dict[str, object]:
         cls = self._class
+        fields = _Fields(cls, self._factories)
 
         def initialize(instance: Any, *values: Any, **named: Any) -> None:
-            cls.__init__ = _initializer(cls, self._factories)
-            cls.__init__(instance, *values, **named)
+            if not fields.set_in(instance, values, named):
+                cls.__init__ = _initializer(cls, self._factories)
+                cls.__init__(instance, *values, **named)
 
         def represent(instance: Any) -> str:
             self.complete()
@@ -131,6 +137,33 @@ class _Haste:
         return {
             "__init__": initialize, "__repr__": represent, "__eq__": compare, "__hash__": None
         }  # fmt: skip
+
+
+class _Fields:
+    """Gives an object its fields without code of its own, some times."""
+
+    def __init__(self, cls: type, factories: Mapping[str, _Factory]) -> None:
+        self._names = tuple(cls.__annotations__)
+        self._factories = factories
+        self._defaults = {name: vars(cls)[name] for name in self._names if name in vars(cls)}
+        self._times = 0
+
+    def set_in(self, instance: object, values: Sequence[object], named: dict[str, object]) -> bool:
+        """False: that was often enough, or there is something wrong with what was given."""
+        self._times += 1
+        given = dict(zip(self._names, values, strict=False), **named)
+        if self._times > _TIMES or len(given) != len(values) + len(named):
+            return False
+        for name in self._names:
+            if name in given:
+                setattr(instance, name, given.pop(name))
+            elif name in self._factories:
+                setattr(instance, name, self._factories[name].make())
+            elif name in self._defaults:
+                setattr(instance, name, self._defaults[name])
+            else:
+                return False
+        return not given
 
 
 class _Completing:

@@ -7,33 +7,53 @@ library that needs more at its start is slower there, and that is all.
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module, reload
 from types import ModuleType
 
-Places = Mapping[str, str | int]
-"""A name in a module, and where the very same object is to be had without it, as module:attribute,
-or its value where that is a number. A place that a release does not have is no loss."""
+Places = Mapping[str, str | int | None]
+"""A name in a module, and where the very same object is to be had without it, as module:attribute;
+or its value where that is a number, or a text after "="; or None for a function, which loads the
+module when it is called; or ANY for a type that only annotates. A place that a release does not
+have is no loss."""
+
+ANY = "typing:Any"
 
 _RUST = "cryptography.hazmat.bindings._rust"
 _SERIALIZATION = "cryptography.hazmat.primitives._serialization"
 
 AFTER_THE_FIRST_FLIGHT: Mapping[str, Places] = {
-    # for qlog, for prime numbers, for annotations, for errors, for child processes
+    # for qlog, for prime numbers, for annotations, for errors, for PEM files, for child processes
     "json": {},
     "random": {},
     "datetime": {"datetime": "_datetime:datetime"},
     "inspect": {},
+    "linecache": {},
     "locale": {},
+    "re": {"split": None},
     "subprocess": {"PIPE": -1, "STDOUT": -2, "DEVNULL": -3},
     "textwrap": {},
     "tokenize": {},
-    "traceback": {},
+    "traceback": {"extract_stack": None},
+    "warnings": {"warn": "_warnings:warn"},
+    # for certificates, and for servers that have a second address
+    "ipaddress": {"ip_address": f"{__name__}:ip_address"},
+    # for threads
+    "concurrent": {},
+    "concurrent.futures": {
+        "FIRST_COMPLETED": "=FIRST_COMPLETED",
+        "FIRST_EXCEPTION": "=FIRST_EXCEPTION",
+        "ALL_COMPLETED": "=ALL_COMPLETED",
+    },
     # for TLS over TCP
     "ssl": {"CERT_NONE": 0, "CERT_OPTIONAL": 1, "CERT_REQUIRED": 2},
     "asyncio.sslproto": {},
     # maps the system's OpenSSL, beside the one of cryptography
     "hmac": {},
+    "cryptography.hazmat.primitives.asymmetric.types": {
+        "CertificateIssuerPublicKeyTypes": ANY,
+        "PrivateKeyTypes": ANY,
+    },
     # the half that is written in Python: names and extensions of certificates, and SSH's key files
     "cryptography.x509": {"Certificate": f"{_RUST}:x509.Certificate"},
     "cryptography.hazmat.primitives.serialization": {
@@ -52,7 +72,7 @@ class LateModule(ModuleType):
         if name == "__path__":  # every `from … import` looks whether that is a package
             self.__path__ = _path_of(self.__name__)
         else:
-            _load(self)
+            load(self)
         return getattr(self, name)
 
 
@@ -67,7 +87,7 @@ def _put_off(name: str, places: Places) -> None:
     module = LateModule(name)
     for own, place in places.items():
         try:
-            vars(module)[own] = _fetch(place) if isinstance(place, str) else place
+            vars(module)[own] = _late_function(module, own) if place is None else _fetch(place)
         except (ImportError, AttributeError):
             continue
     sys.modules[name] = module
@@ -76,7 +96,32 @@ def _put_off(name: str, places: Places) -> None:
         setattr(sys.modules[parent], own, module)
 
 
-def _fetch(place: str) -> object:
+def _late_function(module: ModuleType, name: str) -> Callable[..., object]:
+    def call(*values: object, **named: object) -> object:
+        if type(module) is LateModule:
+            load(module)  # which puts the real one in the place of this
+        return getattr(module, name)(*values, **named)
+
+    return call
+
+
+def ip_address(address: object) -> object:
+    """`ipaddress.ip_address`, which need not be loaded to say that something is none."""
+    if address is None or (
+        isinstance(address, str) and ":" not in address and not address[-1:].isdigit()
+    ):
+        raise ValueError(f"{address!r} does not appear to be an IPv4 or IPv6 address")
+    module = sys.modules["ipaddress"]
+    if type(module) is LateModule:
+        load(module)
+    return module.ip_address(address)
+
+
+def _fetch(place: str | int) -> object:
+    if isinstance(place, int):
+        return place
+    if place.startswith("="):
+        return place[1:]
     module, _, path = place.partition(":")
     found: object = import_module(module)
     for name in path.split("."):
@@ -95,7 +140,8 @@ def _path_of(name: str) -> list[str]:
     return spec.submodule_search_locations
 
 
-def _load(module: ModuleType) -> None:
+def load(module: ModuleType) -> None:
+    """Fill a late module from its file, now."""
     # First, so that a circular import finds what it always does: a module that is half there.
     module.__class__ = ModuleType
     reload(module)

@@ -9,7 +9,6 @@ library.
 import os
 import struct
 from collections.abc import Callable
-from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
@@ -19,6 +18,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import ECB
 from cryptography.hazmat.primitives.hmac import HMAC
 
+from sshoq.named_tuple import NamedTuple
 from sshoq.wire import Reader, WireError, varint
 
 VERSION_1 = 0x00000001

@@ -6,8 +6,9 @@ in). A keystroke, its echo, a request for a file and the answer are each one suc
 is due besides, or does not fit, takes the way of `fast_send.py`.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
+from sshoq.named_tuple import NamedTuple
 from sshoq.transport.credit import raised
 from sshoq.transport.events import Address
 from sshoq.transport.fast_send import FastSend, wants_credit

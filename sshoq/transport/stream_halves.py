@@ -9,8 +9,8 @@ sockets.
 
 from bisect import bisect_right
 from collections.abc import Callable
-from typing import NamedTuple
 
+from sshoq.named_tuple import NamedTuple
 from sshoq.transport.number_ranges import NumberRanges
 
 Buffer = bytes | bytearray | memoryview

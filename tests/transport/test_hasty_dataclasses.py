@@ -69,17 +69,29 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return made_by(SOURCE, haste=True, monkeypatch=monkeypatch)
 
 
-def test_an_object_is_made_as_its_fields_say(hasty: ModuleType) -> None:
+@pytest.mark.parametrize("made_before", [0, 100])
+def test_an_object_is_made_as_its_fields_say(made_before: int, hasty: ModuleType) -> None:
+    for _ in range(made_before):
+        hasty.Plain(1)
+        hasty.Empty()
     one: Any = hasty.Plain(3)
     assert vars(one) == {"number": 3, "text": "default", "items": []}
     assert one.double == 6
     assert hasty.Plain(3).items is not one.items
     assert vars(hasty.Plain(1, "a", items=[2])) == {"number": 1, "text": "a", "items": [2]}
     assert vars(hasty.Empty()) == {}
-    for make, values, named in ((hasty.Plain, (), {}), (hasty.Plain, (1,), {"none": 2}),
-                                (hasty.Empty, (1,), {})):  # fmt: skip
+    wrong = [(hasty.Plain, (), {}), (hasty.Plain, (1,), {"none": 2}),
+             (hasty.Plain, (1,), {"number": 2}), (hasty.Empty, (1,), {})]  # fmt: skip
+    for make, values, named in wrong:
         with pytest.raises(TypeError):
             make(*values, **named)
+
+
+def test_wrong_values_are_no_reason_to_take_wrong_ones_later(hasty: ModuleType) -> None:
+    with pytest.raises(TypeError):
+        hasty.Plain(1, number=2)
+    assert vars(hasty.Plain(3, text="a")) == {"number": 3, "text": "a", "items": []}
+    assert hasty.Plain.__init__.__defaults__ is not None, "written out by now"
 
 
 def test_making_objects_is_not_enough_to_need_the_real_module(

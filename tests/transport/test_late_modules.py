@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import ipaddress
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from sshoq.transport.late_modules import LateModule, put_off
+from sshoq.transport.late_modules import LateModule, ip_address, put_off
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,6 +56,59 @@ def test_names_that_are_had_elsewhere_do_not_load_it(package: str) -> None:
     assert late.path is importlib.import_module("os").path
     assert late.limit == 7
     assert is_late("latepackage.whole")
+
+
+def test_a_text_is_had_without_it(package: str) -> None:
+    put_off({"latepackage.whole": {"VALUE": "=latepackage:text"}})
+    assert sys.modules["latepackage.whole"].VALUE == "latepackage:text"
+    assert is_late("latepackage.whole")
+
+
+def test_a_function_loads_it_when_it_is_called(package: str) -> None:
+    put_off({package: {}, "latepackage.whole": {"value": None}})
+    late = sys.modules["latepackage.whole"]
+    function = late.value
+    assert is_late("latepackage.whole")
+    assert function() == [1]
+    assert not is_late("latepackage.whole")
+    assert late.value is not function
+    assert function() is late.value()
+
+
+NO_ADDRESSES = [None, "", "host.example", "1.2.3.x", "localhost"]
+ADDRESSES = ["127.0.0.1", "::1", "fe80::1%eth0", "::ffff:192.0.2.1", 1]
+NEITHER = ["fe80", "1.2.3", "1.2.3.4.5", ":", "host:1", 1.5]
+
+
+def judged(judge: Callable[..., object], address: object) -> str:
+    try:
+        return str(judge(address))
+    except ValueError as error:
+        return repr(error)
+
+
+@pytest.mark.parametrize("address", [*NO_ADDRESSES, *ADDRESSES, *NEITHER])
+def test_an_address_is_one_as_ever(address: object) -> None:
+    assert judged(ip_address, address) == judged(ipaddress.ip_address, address)
+
+
+def test_what_is_clearly_no_address_does_not_load_their_module() -> None:
+    assert report_of(QUESTIONS.format(questions=NO_ADDRESSES)) == "LateModule\n"
+    assert report_of(QUESTIONS.format(questions=["::1"])) == "module\n"
+
+
+QUESTIONS = """
+import sys
+from sshoq.transport.late_modules import AFTER_THE_FIRST_FLIGHT, put_off
+put_off(AFTER_THE_FIRST_FLIGHT)
+import ipaddress
+for address in {questions}:
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        pass
+print(type(sys.modules["ipaddress"]).__name__)
+"""
 
 
 @pytest.mark.parametrize("place", ["os:no.such.name", "no_such_module:name"])
@@ -128,18 +182,22 @@ def test_releases_that_need_more_at_their_start_get_it() -> None:
 
 EVERYTHING_TRUE = """
 import importlib, sys
-from sshoq.transport.late_modules import AFTER_THE_FIRST_FLIGHT, LateModule, put_off
+from sshoq.transport.late_modules import (
+    AFTER_THE_FIRST_FLIGHT, ANY, LateModule, ip_address, put_off
+)
 put_off(AFTER_THE_FIRST_FLIGHT)
 import asyncio
 import sshoq.transport.quic
 for name, places in AFTER_THE_FIRST_FLIGHT.items():
-    early = {own: getattr(sys.modules[name], own) for own in places}
+    early = {own: getattr(sys.modules[name], own) for own in places
+             if places[own] not in (None, ANY)}
     module = importlib.import_module(name)
     module.__file__
     assert type(module) is not LateModule, name
     for own, value in early.items():
         real = getattr(module, own)
-        assert value is real or value == real and isinstance(value, int), (name, own)
+        assert value is real or value == real and isinstance(value, int | str) or (
+            value is ip_address), (name, own)
 print("all")
 """
 
