@@ -337,7 +337,7 @@ class Bbr(Controller):
         self._phase_rounds += 1
         self._queue_losses.begin_round()
         if self.phase in OWN_QUEUE:
-            self._queue_losses.settle()  # what is lost there says nothing of the line
+            self._queue_losses.note_own_queue()  # what it loses says nothing of the line
         delivered = self._delivered - self._round_delivered_from
         heavy = self._is_heavy(self._round_lost, delivered + self._round_lost)
         if self.phase is Phase.STARTUP:

@@ -37,6 +37,9 @@ LONGEST_FOR = 10.0
 """Seconds for which the longest round trip is remembered, once or twice: in about that time CUBIC
 fills a queue again."""
 
+ROUNDS_OF_A_QUEUE = 3
+"""In so many in a row some are as long, or it was no queue: an end was busy."""
+
 CHANCE = 4.0
 """Standard deviations from what the line loses anyway. It is asked after each loss."""
 
@@ -63,6 +66,8 @@ class QueueLosses:
         "_line_seen",
         "_longest",
         "_longest_before",
+        "_longest_in_round",
+        "_longest_in_rounds",
         "_longest_since",
         "_lost",
         "_seen",
@@ -75,11 +80,21 @@ class QueueLosses:
         self._lost = self._seen = 0.0
         """Of this round, while round trips were long."""
         self._longest = self._longest_before = self._longest_since = 0.0
+        self._longest_in_round = 0.0
+        self._longest_in_rounds = [0.0] * (ROUNDS_OF_A_QUEUE - 1)
+        """In those before this one."""
         self._settling = 0
 
     def begin_round(self) -> None:
         self._lost = self._seen = 0.0
         self._settling = max(0, self._settling - 1)
+        self._longest_in_rounds = [*self._longest_in_rounds[1:], self._longest_in_round]
+        self._longest_in_round = 0.0
+
+    def note_own_queue(self) -> None:
+        """In the round before, one filled the queue oneself until it overflowed: so long it is."""
+        self._longest = max(self._longest, self._longest_in_rounds[-1])
+        self.settle()
 
     def settle(self) -> None:
         """The queue has just overflowed, for whatever reason."""
@@ -103,7 +118,8 @@ class QueueLosses:
         if now > self._longest_since + LONGEST_FOR:
             self._longest_before, self._longest = self._longest, 0.0
             self._longest_since = now
-        self._longest = max(self._longest, rtt)
+        self._longest_in_round = max(self._longest_in_round, rtt)
+        self._longest = max(self._longest, min(self._longest_in_round, *self._longest_in_rounds))
         queue = max(self._longest, self._longest_before) - shortest
         self._is_long = rtt > max(shortest + FULL * queue, NEAR * shortest)
 
@@ -141,7 +157,7 @@ DEEP = 1.75
 gives way, if another has a fair share of it."""
 
 LEAST_KEPT, MOST_KEPT = 0.4, 0.7
-DRAINED = 0.65
+DRAINED = 0.57
 """Of what the path holds without a queue: so much is kept when one has overflowed, within bounds.
 A short queue is to run hardly dry. A long one is given up to those who came late, as these take it
 to be shorter than it is: when they came it was full."""

@@ -27,7 +27,7 @@ def learned(losses: QueueLosses, packets: int = 20_000, lost: float = 0.0) -> Qu
     """After a while in which the queue was now short, now long, and the line lost that share."""
     for number in range(packets // 100):
         losses.begin_round()
-        rtt = LONG if number % 10 == 0 else SHORT
+        rtt = LONG if number % 10 < 3 else SHORT
         losses.note_arrival(100, rtt, SHORT, 0.01 * number)
         if rtt == SHORT and lost:
             losses.note_lost(100 * lost)
@@ -56,7 +56,7 @@ def test_a_bad_line_is_hardly_ever_taken_for_a_full_queue(share: float) -> None:
     losses, mistakes = QueueLosses(), 0
     for number in range(4000):
         losses.begin_round()
-        now, rtt = 0.05 * number, LONG if number % 4 == 0 else SHORT
+        now, rtt = 0.05 * number, LONG if number % 12 < 3 else SHORT
         losses.note_arrival(100, rtt, SHORT, now)
         lost = sum(chance.random() < share for _ in range(100))
         mistakes += any([losses.note_lost(1) for _ in range(lost)])
@@ -68,6 +68,18 @@ def test_what_a_full_queue_loses_on_a_bad_line_is_seen() -> None:
     losses.begin_round()
     losses.note_arrival(100, LONG, SHORT, 20.0)
     assert any([losses.note_lost(1) for _ in range(15)])
+
+
+def test_an_end_that_was_busy_for_a_moment_makes_no_long_queue() -> None:
+    """Or what a full queue loses would pass for the line's for as long as that is remembered."""
+    losses = learned(QueueLosses())
+    for busy in (3 * LONG, 2 * LONG, LONG, SHORT):
+        losses.begin_round()
+        losses.note_arrival(1, busy, SHORT, 2.0)
+        losses.note_arrival(99, SHORT, SHORT, 2.0)
+    losses.begin_round()
+    losses.note_arrival(100, LONG, SHORT, 2.1)
+    assert losses.note_lost(1)
 
 
 def test_a_queue_that_has_just_overflowed_says_nothing_of_the_line() -> None:
@@ -108,7 +120,7 @@ def acknowledge(contest: Contest, now: float, count: int, in_flight: int | None 
 
 def test_a_short_queue_is_drained_and_a_long_one_given_up() -> None:
     assert kept_share(1.01 * SHORT, SHORT) <= MOST_KEPT
-    assert kept_share(1.25 * SHORT, SHORT) > 0.5
+    assert LEAST_KEPT < kept_share(1.25 * SHORT, SHORT) < 0.5 < kept_share(1.1 * SHORT, SHORT)
     assert kept_share(9 * SHORT, SHORT) == LEAST_KEPT
 
 
