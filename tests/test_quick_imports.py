@@ -61,7 +61,7 @@ def is_found_alike(name: str, *folders: Path) -> None:
 
 @pytest.mark.parametrize(
     "name", ["aioquic.quic.connection", "asyncio", "array", "sys", "os", "cryptography.x509",
-             "email.mime.text", "sshoq.client.online", "_cffi_backend", "encodings.idna"]
+             "aioquic._buffer", "email.mime.text", "sshoq.client.online", "_cffi_backend"]
 )  # fmt: skip
 def test_what_is_installed_is_found_alike(name: str) -> None:
     is_found_alike(name)
@@ -126,24 +126,27 @@ def no_folder(one: Path, other: Path) -> None:
     write(other, "thing.py", "second")
 
 
+def a_program_of_that_name(one: Path, other: Path) -> None:
+    """As the script `sshoq` is one, whose folder is on the path."""
+    write(one, "program.py", "is not meant").rename(one / "thing")
+    write(other, "thing/__init__.py", "package")
+
+
+def a_program_beside_a_module(one: Path, other: Path) -> None:
+    a_program_of_that_name(one, other)
+    write(one, "thing.py", "module")
+
+
 def a_link(one: Path, other: Path) -> None:
     target = write(other, "real.py", "linked")
     one.mkdir()
     (one / "thing.py").symlink_to(target)
 
 
-def an_extension(one: Path, other: Path) -> None:
-    """Goes before a source file of its name."""
-    write(one, "_testbuffer.py", "source")
-    found = importlib.machinery.PathFinder.find_spec("_testbuffer")
-    if found is None or found.origin is None:
-        pytest.skip("this Python has no such module to copy")
-    shutil.copy(found.origin, one / f"_testbuffer{EXTENSION}")
-
-
 PLACES: list[Callable[[Path, Path], None]] = [
     a_module, a_package, a_package_behind, a_folder_beside_a_module, a_folder_before_a_module,
     a_namespace, compiled_alone, an_archive, nothing_there, no_folder, a_link,
+    a_program_of_that_name, a_program_beside_a_module,
 ]  # fmt: skip
 
 
@@ -154,9 +157,24 @@ def test_of_two_the_same_one_is_found(put: Callable[[Path, Path], None], tmp_pat
     is_found_alike("thing", one, other)
 
 
+def extension(name: str, folder: Path) -> None:
+    """Put one of Python's there."""
+    found = importlib.machinery.PathFinder.find_spec(name)
+    if found is None or not str(found.origin).endswith(EXTENSION):
+        pytest.skip(f"this Python's {name} is no file of its own")
+    shutil.copy(str(found.origin), folder / f"{name}{EXTENSION}")
+
+
 def test_an_extension_goes_before_source(tmp_path: Path) -> None:
-    an_extension(tmp_path, tmp_path)
-    is_found_alike("_testbuffer", tmp_path)
+    extension("_bisect", tmp_path)
+    write(tmp_path, "_bisect.py", "source")
+    is_found_alike("_bisect", tmp_path)
+
+
+def test_a_package_goes_before_an_extension(tmp_path: Path) -> None:
+    extension("_bisect", tmp_path)
+    write(tmp_path, "_bisect/__init__.py", "package")
+    is_found_alike("_bisect", tmp_path)
 
 
 def test_what_is_missing_is_missing(tmp_path: Path) -> None:
