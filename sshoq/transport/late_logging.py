@@ -56,8 +56,7 @@ class LateLogger:
 
     def _real(self) -> Any:
         module = sys.modules["logging"]
-        if type(module) is LateModule:
-            load(module)
+        load(module)
         return module.getLogger(self._name)
 
 

@@ -98,8 +98,7 @@ def _put_off(name: str, places: Places) -> None:
 
 def _late_function(module: ModuleType, name: str) -> Callable[..., object]:
     def call(*values: object, **named: object) -> object:
-        if type(module) is LateModule:
-            load(module)  # which puts the real one in the place of this
+        load(module)  # which puts the real one in the place of this
         return getattr(module, name)(*values, **named)
 
     return call
@@ -112,8 +111,7 @@ def ip_address(address: object) -> object:
     ):
         raise ValueError(f"{address!r} does not appear to be an IPv4 or IPv6 address")
     module = sys.modules["ipaddress"]
-    if type(module) is LateModule:
-        load(module)
+    load(module)
     return module.ip_address(address)
 
 
@@ -141,7 +139,10 @@ def _path_of(name: str) -> list[str]:
 
 
 def load(module: ModuleType) -> None:
-    """Fill a late module from its file, now."""
+    """Fill a late module from its file, now; another one is left as it is."""
+    is_late = type(module) is LateModule
+    if not is_late:
+        return
     # First, so that a circular import finds what it always does: a module that is half there.
     module.__class__ = ModuleType
     reload(module)
